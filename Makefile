@@ -1,0 +1,40 @@
+# `make demo` captions a few photos, `make test` runs the tests, `make check` is what CI runs.
+# All of it happens in .venv; Python 3.11 or newer is all that a machine must have.
+
+PY ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+.PHONY: demo test check clean
+
+demo: .venv/.demo
+	@$(BIN)/python examples/demo.py
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PY=python3.11")'
+	$(PY) -m venv .venv
+
+.venv/.demo: pyproject.toml plugins/mrnn-flickr8k/pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the runtime and the model into .venv (once)"
+	@$(INSTALL) -e ".[cpu]" -e plugins/mrnn-flickr8k
+	@touch $@
+
+# It contains what the demo needs, so it satisfies that stamp as well.
+.venv/.dev: pyproject.toml exporters/pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS)) constraints.txt | $(BIN)/python
+	@echo "Installing everything into .venv, torch included: some minutes, once"
+	@$(INSTALL) -e ".[cpu,dev]" -e exporters $(addprefix -e ,$(PLUGINS))
+	@touch .venv/.demo $@

@@ -1,0 +1,263 @@
+"""The commands of mrnn-exporters. Each imports what it needs inside its function."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mrnn_exporters.evaluate import Report
+
+# The \b keeps the lines apart.
+EVALUATE_EXAMPLES = """\b
+mrnn evaluate flickr8k --dataset flickr8k --root DIR
+mrnn evaluate BUNDLE --dataset folder --root DIR --decoder greedy --json greedy.json
+"""
+_DATASETS = "flickr8k, flickr30k, iapr-tc12, coco, karpathy or folder"
+
+
+def train(
+    dataset: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help=f"{_DATASETS}; may be repeated, each with its --root."),
+    ],
+    root: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="The new run.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="The CNN; see mrnn plugins.")
+    ] = "efficientnet-lite2",
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The CNN's weights.")
+    ] = "default",
+    cell: Annotated[str, typer.Option(metavar="NAME", help="The net; see mrnn plugins.")] = "m-rnn",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="A size of the net, such as recurrent=512; repeated."),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIEW", help="plain, mirror, crop1, crop2, ...; may be repeated."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="B", help="Captions a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Adam's.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="D", help="AdamW's.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="S", help="Share of the target that is spread.")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(metavar="D", help="Decay of the weights' average; 0: none.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(metavar="N", help="Words seen less often are <unk>.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of all that is random.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where CNN features are kept.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+) -> None:
+    """Train a captioner on images and captions."""
+    from mrnn_exporters import train as trainer
+    from mrnn_exporters.features import default_cache
+    from mrnn_exporters.runs import TrainConfig
+    from mrnn_runtime.errors import UsageError
+
+    if len(dataset) != len(root):
+        raise UsageError(
+            f"{len(dataset)} data sets and {len(root)} roots", hint="give each --dataset a --root"
+        )
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "average": average,
+        "patience": patience,
+        "min_count": min_count,
+        "seed": seed,
+        "views": tuple(view) if view else None,
+        "sizes": dict(map(_size, size)) if size else None,
+    }
+    config = TrainConfig(
+        datasets=tuple((n, str(r.resolve())) for n, r in zip(dataset, root, strict=True)),
+        backbone=backbone,
+        weights=weights,
+        cell=cell,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    trainer.run(config, output, cache=cache or default_cache(), resume=resume)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of mrnn train.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The new bundle's folder.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What users call it; else the folder's name.")
+    ] = None,
+    licence: Annotated[str, typer.Option(metavar="TEXT", help="Of the weights.")] = "not stated",
+    summary: Annotated[str, typer.Option(metavar="TEXT", help="One line for mrnn models.")] = "",
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="MODEL_CARD.md; else one of bare facts.")
+    ] = None,
+    version: Annotated[str, typer.Option(metavar="V", help="Of the model.")] = "0.1.0",
+    beam_size: Annotated[int, typer.Option(metavar="K", help="The bundle's default.")] = 5,
+    length_penalty: Annotated[float, typer.Option(metavar="A", help="The bundle's default.")] = 0.0,
+    max_length: Annotated[int, typer.Option(metavar="N", help="The bundle's default.")] = 20,
+) -> None:
+    """Turn a training run into a bundle, and prove that both are the same net."""
+    from mrnn_exporters import export as exporter
+    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime.types import DecodeOptions
+
+    try:
+        text = card.read_text(encoding="utf-8") if card else None
+    except OSError as error:
+        raise UsageError(f"{card}: cannot be read: {error.strerror}") from error
+    decode = DecodeOptions(
+        beam_size=beam_size, length_penalty=length_penalty, max_length=max_length
+    )
+    bundle, parity = exporter.run(
+        run,
+        output,
+        name=name or output.resolve().name,
+        version=version,
+        licence=licence,
+        summary=summary,
+        card=text,
+        decode=decode,
+    )
+    typer.echo(
+        f"{bundle.folder}: equals the run on {parity.photos} photos, log-probabilities within"
+        f" {parity.log_prob:.1e}"
+    )
+
+
+def evaluate(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or an installed model.")
+    ],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help=f"{_DATASETS}.")],
+    root: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    ],
+    split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "test",
+    decoder: Annotated[str | None, typer.Option(metavar="NAME", help="How to search.")] = None,
+    beam_size: Annotated[
+        int | None, typer.Option(metavar="K", help="Hypotheses kept per image.")
+    ] = None,
+    reranker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who chooses among the candidates; or none.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="Rank by log_prob / length ** A; 0 is the plain sum."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Take the first N photos only.")
+    ] = None,
+    tokeniser: Annotated[
+        str | None,
+        typer.Option(metavar="ptb|plain", help="Without it ptb, or plain where Java is missing."),
+    ] = None,
+    provider: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON too.")
+    ] = None,
+) -> None:
+    """Measure a bundle on a data set: perplexity, BLEU, METEOR, ROUGE-L and CIDEr.
+
+    Options of the search that are not given are the bundle's.
+    """
+    from dataclasses import asdict
+
+    from mrnn_exporters import metrics
+    from mrnn_exporters.evaluate import Search, run
+    from mrnn_runtime.errors import UsageError
+
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"{json_file.parent}: no such folder", hint="choose another --json")
+    if tokeniser is None and metrics.java() is None:
+        typer.echo("mrnn: no Java here: plain tokeniser instead of PTB's, and no METEOR", err=True)
+    options = {
+        "--split": split,
+        "--decoder": decoder,
+        "--beam-size": beam_size,
+        "--reranker": reranker,
+        "--length-penalty": length_penalty,
+        "--limit": limit,
+        "--tokeniser": tokeniser,
+    }
+    name = Path(bundle).resolve().name
+    given = "".join(f" {k} {v}" for k, v in options.items() if v is not None)
+    report = run(
+        bundle,
+        dataset=dataset,
+        root=root,
+        split=split,
+        search=Search(
+            decoder=decoder,
+            beam_size=beam_size,
+            reranker=reranker,
+            length_penalty=length_penalty,
+        ),
+        limit=limit,
+        tokeniser=tokeniser,
+        provider=provider,
+        command=f"mrnn evaluate {name} --dataset {dataset} --root DIR{given}",
+    )
+    _show(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+
+
+def _show(report: Report) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    search, perplexity = report.search, report.perplexity
+    decoding = f"{search['decoder']}, beam size {search['beam_size']}"
+    if search["decoder"] == "greedy":
+        decoding = "greedy"
+    threshold = "" if perplexity.min_count is None else f", words seen {perplexity.min_count} times"
+    facts = Table(
+        "",
+        f"{report.model['name']} {report.model['version']}",
+        title=f"{report.dataset} {report.split}, {report.images} photos",
+        box=box.SIMPLE,
+    )
+    facts.add_row("decoding", f"{decoding}, length penalty {search['length_penalty']:g}")
+    facts.add_row("reranker", search["reranker"])
+    facts.add_row("provider", report.provider)
+    facts.add_row("vocabulary", f"{perplexity.vocabulary_size}{threshold}")
+    facts.add_row("tokeniser", report.tokeniser, end_section=True)
+    facts.add_row("perplexity", f"{perplexity.value:.2f}")
+    for name, value in report.measures.items():
+        facts.add_row(name, f"{value:.4f}")
+    Console().print(facts)
+
+
+def _size(text: str) -> tuple[str, int | float]:
+    from mrnn_runtime.errors import UsageError
+
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number) if number.isdecimal() else float(number)
+    except ValueError:
+        raise UsageError(
+            f"--size {text}: expected NAME=NUMBER", hint="recurrent=512, say"
+        ) from None

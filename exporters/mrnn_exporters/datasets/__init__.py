@@ -1,0 +1,85 @@
+"""Readers of image caption corpora, each from the corpus's own files.
+
+``read("flickr8k", root, "train")`` returns the examples of a split, in the corpus's order. A photo
+that is missing is counted and named in a warning; more than one in a hundred is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrnn_exporters.datasets.coco import coco, karpathy
+from mrnn_exporters.datasets.common import SPLITS, Example
+from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
+from mrnn_exporters.datasets.folder import folder
+from mrnn_exporters.datasets.iapr import iapr_tc12
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["READERS", "SPLITS", "Example", "read", "refuse_many"]
+
+READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
+    "flickr8k": flickr8k,
+    "flickr30k": flickr30k,
+    "iapr-tc12": iapr_tc12,
+    "coco": coco,
+    "karpathy": karpathy,
+    "folder": folder,
+}
+MAX_LOST = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+def read(name: str, root: Path | str, split: str) -> list[Example]:
+    """Return the examples of one split.
+
+    Args:
+        name: one of :data:`READERS`.
+        root: the folder that holds the corpus's own files.
+        split: train, dev or test.
+
+    Raises:
+        UsageError: an unknown name or split, a file that is missing or damaged (named, with the
+            line), an empty split, or more than 1 % of the photos missing.
+    """
+    if name not in READERS:
+        close = difflib.get_close_matches(name, READERS, n=1)
+        raise UsageError(
+            f"unknown data set {name!r}",
+            hint=f"did you mean {close[0]}?" if close else f"use one of {', '.join(READERS)}",
+        )
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
+    root = Path(root)
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {name}")
+    examples = READERS[name](root, split)
+    if not examples:
+        raise UsageError(f"{root}: {name} has no photo in split {split}", hint="use another split")
+    missing = [e.path for e in examples if not e.path.is_file()]
+    refuse_many(f"{name}, {split}: photos missing", missing, len(examples))
+    gone = set(missing)
+    return [e for e in examples if e.path not in gone]
+
+
+def refuse_many(what: str, lost: Sequence[Path], total: int) -> None:
+    """Warn of the photos that are lost and name them; refuse to go on where they are more than 1 %.
+
+    Raises:
+        UsageError: more than 1 % of ``total`` are lost.
+    """
+    if not lost:
+        return
+    names = ", ".join(path.name for path in lost[:10]) + (", ..." if len(lost) > 10 else "")
+    message = f"{what}: {len(lost)} of {total}: {names}"
+    if len(lost) > MAX_LOST * total:
+        raise UsageError(
+            message, hint=f"the folder {lost[0].parent} is not complete; fetch it again"
+        )
+    _log.warning("%s; left out", message)

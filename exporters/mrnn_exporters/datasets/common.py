@@ -1,0 +1,142 @@
+"""What the readers share: the example, errors that name file and line, splits, token files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One photo and what people said about it.
+
+    Attributes:
+        path: the photo.
+        captions: the sentences as the corpus has them, at least one.
+    """
+
+    path: Path
+    captions: tuple[str, ...]
+
+
+def damaged(path: Path, place: int | str, what: str) -> UsageError:
+    """Return the error for a file that is not as it should be; ``place`` is a line or a record."""
+    return UsageError(
+        f"{path}:{place}: {what}", hint="the file is damaged or of another data set; fetch it again"
+    )
+
+
+def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line that is not blank.
+
+    Raises:
+        UsageError: the file is missing or not in that encoding.
+    """
+    number = 0
+    try:
+        with path.open(encoding=encoding) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.strip()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}",
+            hint="--root must be the folder that holds the data set's own files",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise damaged(path, number + 1, f"not {encoding} text") from error
+
+
+def load_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return the JSON document in ``path``.
+
+    Raises:
+        UsageError: the file is missing, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}",
+            hint="--root must be the folder that holds the data set's own files",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise damaged(path, error.lineno, f"not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"byte {error.start}", "not utf-8 text") from error
+
+
+def first_of(root: Path, names: Sequence[str], *, folder: bool = False) -> Path:
+    """Return the first of ``names`` that exists below ``root``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in names:
+        path = root / name
+        if path.is_dir() if folder else path.is_file():
+            return path
+    raise UsageError(
+        f"{root}: holds none of {', '.join(names)}",
+        hint="--root must be the folder that holds the data set's own files",
+    )
+
+
+def held_out(key: str) -> str:
+    """Return the split of a photo whose corpus names none: 80 % train, 10 % dev, 10 % test.
+
+    The SHA-256 of the photo's id (or name) decides, so a photo stays in its split when the corpus
+    grows or is reordered.
+    """
+    tenth = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
+    return {8: "dev", 9: "test"}.get(tenth, "train")
+
+
+def split_of(root: Path, split: str, keys: Iterable[str]) -> list[str]:
+    """Return those of ``keys`` that belong to ``split``, where the corpus itself names no split.
+
+    A list ``train.txt``, ``dev.txt`` (or ``val.txt``), ``test.txt`` in ``root`` decides if it is
+    there, one key a line, with or without a suffix such as .jpg; else :func:`held_out` does.
+
+    Raises:
+        UsageError: a list names a photo that the corpus does not have.
+    """
+    known = list(keys)
+    wanted = [f"{split}.txt", *(["val.txt"] if split == "dev" else [])]
+    listed = next((root / name for name in wanted if (root / name).is_file()), None)
+    if listed is None:
+        return [key for key in known if held_out(key) == split]
+    by_stem = {key.rsplit(".", 1)[0]: key for key in known}
+    chosen = []
+    for number, line in lines(listed):
+        key = by_stem.get(line.rsplit(".", 1)[0])
+        if key is None:
+            raise damaged(listed, number, f"{line} has no captions in this data set")
+        chosen.append(key)
+    return chosen
+
+
+def token_file(path: Path) -> Mapping[str, tuple[str, ...]]:
+    """Read ``name.jpg#k<tab>caption`` lines, as both Flickr corpora have: name -> its captions.
+
+    Raises:
+        UsageError: a line is not of that form.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
+    for number, line in lines(path):
+        label, tab, caption = line.partition("\t")
+        name, mark, index = label.rpartition("#")
+        if not (tab and mark and name and index.isdecimal() and caption.strip()):
+            raise damaged(path, number, "expected name.jpg#number, a tab and a caption")
+        found.setdefault(name, []).append((int(index), caption.strip()))
+    return {name: tuple(c for _, c in sorted(numbered)) for name, numbered in found.items()}

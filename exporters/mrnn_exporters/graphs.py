@@ -1,0 +1,167 @@
+"""From torch modules to the two ONNX graphs of a bundle.
+
+Large weights are stored as float16 behind a Cast that ONNX Runtime folds when it loads the graph:
+half the file, the same speed. They are rounded in torch first (:func:`round_weights`), so what is
+compared afterwards is the same net.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mrnn_exporters.nets import Cell
+
+OPSET = 17
+# Smaller tensors (biases, norms) stay float32: they cost nothing and feel rounding most.
+_LARGE = 4096
+
+
+class EncoderGraph(nn.Module):
+    """A backbone and what a cell makes of its feature, in one graph."""
+
+    def __init__(self, backbone: nn.Module, cell: Cell) -> None:
+        """Join the two."""
+        super().__init__()
+        self.backbone = backbone
+        self.cell = cell
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return each image input, float32 [n, ...], and reference_feature float32 [n, d]."""
+        features = self.backbone(image)
+        return (*self.cell.encode(features), self.cell.reference(features))
+
+
+def round_weights(module: nn.Module) -> None:
+    """Round the large weights of a module to what float16 can hold, in place."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.numel() >= _LARGE:
+                parameter.copy_(parameter.half().float())
+
+
+def export_encoder(graph: EncoderGraph, path: Path, *, height: int, width: int) -> None:
+    """Write encoder.onnx, one file, weights inside."""
+    names = [*graph.cell.image_inputs, "reference_feature"]
+    image = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    model = _export(graph, (image,), path, ["image"], names, axis="n")
+    _store_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def export_cell(
+    cell: Cell, step: nn.Module, images: Mapping[str, Tensor], path: Path, *, vocabulary_size: int
+) -> None:
+    """Write cell.onnx and cell.onnx.data.
+
+    Args:
+        cell: names the image inputs and the state.
+        step: ``cell.step()``, rounded.
+        images: an example of each image input, float32 [2, ...].
+        path: of cell.onnx.
+        vocabulary_size: V.
+    """
+    token = torch.zeros(2, dtype=torch.int64)
+    state = tuple(torch.zeros(2, tensor.size) for tensor in cell.state)
+    inputs = ["token", *cell.image_inputs, *(tensor.name for tensor in cell.state)]
+    outputs = ["logits", *(f"next_{tensor.name}" for tensor in cell.state)]
+    model = _export(step, (token, *images.values(), *state), path, inputs, outputs, axis="r")
+    graph = model.graph
+    graph.node.extend(
+        [
+            helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1),
+            helper.make_node("TopK", ["log_probs", "k"], ["best_values", "best_ids"], axis=-1),
+        ]
+    )
+    graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    del graph.output[:]
+    graph.output.extend(
+        [
+            helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["r", vocabulary_size]),
+            helper.make_tensor_value_info("best_values", TensorProto.FLOAT, ["r", "k"]),
+            helper.make_tensor_value_info("best_ids", TensorProto.INT64, ["r", "k"]),
+            *(
+                helper.make_tensor_value_info(f"next_{t.name}", TensorProto.FLOAT, ["r", t.size])
+                for t in cell.state
+            ),
+        ]
+    )
+    _store_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)  # onnx appends to what is there
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    data.chmod(path.stat().st_mode)
+
+
+def describe(path: Path) -> dict[str, list[dict[str, object]]]:
+    """Return name, dtype and shape of a graph's inputs and outputs, as bundle.json lists them."""
+    graph = onnx.load(path, load_external_data=False).graph
+
+    def tensors(values: Sequence[onnx.ValueInfoProto]) -> list[dict[str, object]]:
+        return [
+            {
+                "name": value.name,
+                "dtype": str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+                "shape": [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+            }
+            for value in values
+        ]
+
+    return {"inputs": tensors(graph.input), "outputs": tensors(graph.output)}
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    axis: str,
+) -> onnx.ModelProto:
+    """Run torch's exporter; axis 0 of every tensor is free."""
+    module.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter announces its own retirement
+        torch.onnx.export(
+            module,
+            example,
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: axis} for name in (*inputs, *outputs)},
+            opset_version=OPSET,
+            dynamo=False,
+            # Norms stay norms, with weights as torch has them; ONNX Runtime fuses them when it
+            # loads.
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+    return onnx.load(path)
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Store large float32 weights as float16 and a Cast."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _LARGE:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,172 @@
+"""A finished run: one folder that holds what the exporter needs and nothing that could run code.
+
+``run.json`` (configuration and facts), ``weights.safetensors``, ``tokenizer.json``. The folder
+``lightning`` beside them holds the trainer's own checkpoints and logs and serves only to resume.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.errors import UsageError
+from mrnn_runtime.plugins import manager
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mrnn_exporters.nets import Cell
+    from mrnn_runtime.contracts import Backbone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what a run learns; the same configuration gives the same weights.
+
+    Attributes:
+        datasets: (name, folder) of each data set; their splits are joined.
+        backbone: name of a backbone plugin.
+        weights: of the backbone: ``default``, ``random``, a file, or a name that it knows.
+        cell: name of a cell plugin.
+        sizes: sizes of the net that differ from :class:`mrnn_exporters.nets.NetConfig`'s.
+        views: of a photo, that training draws from: ``plain``, ``mirror``, ``crop1``, ...
+        min_count: a word seen less often in training is <unk>.
+        max_words: a longer training caption is cut there.
+        epochs: passes over the captions, in which the learning rate falls to zero.
+        patience: epochs without a better dev perplexity after which training stops early.
+        batch_size: captions a step.
+        learning_rate: the highest learning rate of Adam.
+        weight_decay: AdamW's, decoupled.
+        label_smoothing: share of the target spread over the vocabulary.
+        average: decay of the running average of the weights; 0 trains without.
+        clip: gradients are clipped to this norm.
+        seed: of initial weights, order and dropout.
+    """
+
+    datasets: tuple[tuple[str, str], ...]
+    backbone: str = "efficientnet-lite2"
+    weights: str = "default"
+    cell: str = "m-rnn"
+    sizes: dict[str, int | float] = field(default_factory=dict)
+    views: tuple[str, ...] = ("plain", "mirror")
+    min_count: int = 5
+    max_words: int = 30
+    epochs: int = 20
+    patience: int = 3
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.998
+    clip: float = 5.0
+    seed: int = 1
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Rebuild a configuration from run.json.
+
+        Raises:
+            UsageError: an unknown or missing setting.
+        """
+        lists = {"datasets": tuple(map(tuple, values["datasets"])), "views": tuple(values["views"])}
+        try:
+            return cls(**(values | lists))
+        except TypeError as error:
+            raise UsageError(
+                f"the run's configuration does not fit this version: {error}"
+            ) from error
+
+
+def build_backbone(config: TrainConfig) -> Backbone:
+    """Build the backbone that the configuration names.
+
+    Raises:
+        UsageError: no plugin provides it.
+    """
+    backbone: Backbone = manager().load("backbones", config.backbone)(config.weights)
+    return backbone
+
+
+def build_cell(config: TrainConfig, *, vocabulary_size: int, feature_size: int) -> Cell:
+    """Build the cell that the configuration names, with fresh weights.
+
+    Raises:
+        UsageError: no plugin provides it, or a size is unknown.
+    """
+    from mrnn_exporters.nets import NetConfig
+
+    try:
+        sizes = NetConfig(
+            vocabulary_size=vocabulary_size,
+            feature_size=feature_size,
+            **config.sizes,  # type: ignore[arg-type]
+        )
+    except TypeError as error:
+        known = ", ".join(NetConfig.__dataclass_fields__)
+        raise UsageError(
+            f"unknown size of a net: {error}", hint=f"the sizes are {known}"
+        ) from error
+    cell: Cell = manager().load("cells", config.cell)(sizes)
+    return cell
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run as it lies on disk.
+
+    Attributes:
+        folder: where.
+        config: how it was trained.
+        facts: vocabulary size, feature size, epochs, dev perplexity, versions.
+    """
+
+    folder: Path
+    config: TrainConfig
+    facts: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Read run.json.
+
+        Raises:
+            UsageError: the folder holds no finished run.
+        """
+        path = folder / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(folder, TrainConfig.from_dict(content["config"]), content["facts"])
+        except FileNotFoundError:
+            raise UsageError(
+                f"{folder} holds no finished run: run.json is missing",
+                hint="give the folder that mrnn train --output named, or finish it with --resume",
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is damaged: {error}", hint="train again") from error
+
+    def cell(self) -> Cell:
+        """The trained net, in eval mode."""
+        from safetensors.torch import load_file
+
+        net = build_cell(
+            self.config,
+            vocabulary_size=self.facts["vocabulary_size"],
+            feature_size=self.facts["feature_size"],
+        )
+        net.load_state_dict(load_file(self.folder / "weights.safetensors"))
+        return net.eval()
+
+    def save(self, net: Cell) -> None:
+        """Write the weights, then run.json: a folder that has run.json is complete."""
+        from safetensors.torch import save_file
+
+        weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        save_file(weights, self.folder / "weights.safetensors")
+        write_json(self.folder / "run.json", {"config": asdict(self.config), "facts": self.facts})

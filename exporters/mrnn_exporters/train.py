@@ -1,0 +1,331 @@
+"""Training of a cell on frozen CNN features, by PyTorch Lightning.
+
+The cost is the paper's: the mean over all words of -log P(w_n | w_<n, I), end sign counted. A run
+is a function of its configuration: order, views and dropout are drawn from (seed, epoch or step),
+so one that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import callbacks, loggers
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from mrnn_exporters import __version__, datasets, features, text
+from mrnn_exporters.nets import pack
+from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+    from torch.nn.utils.rnn import PackedSequence
+
+    from mrnn_exporters.datasets import Example
+    from mrnn_exporters.nets import Cell
+
+
+class Batch(NamedTuple):
+    """Captions of one step, longest first.
+
+    Attributes:
+        tokens: int64 packed [s], start sign and words.
+        target: int64 [s], words and end sign.
+        features: float32 [b, d].
+    """
+
+    tokens: PackedSequence
+    target: Tensor
+    features: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to a device."""
+        return Batch(self.tokens.to(device), self.target.to(device), self.features.to(device))
+
+
+class Captions(Dataset[tuple[list[int], Tensor]]):
+    """All captions of a split, each with one view of its photo: a different one each epoch."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        views: Sequence[NDArray[np.float16]],
+        tokenizer: Tokenizer,
+        max_words: int,
+    ) -> None:
+        """Encode the captions; views are features [n, d], one array a view, rows as examples."""
+        self.views = views
+        lost = np.any([features.broken(view) for view in views], axis=0)
+        bos, eos = (text.SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
+        self.sentences = [
+            (row, [bos, *ids[:max_words], eos])
+            for row, example in enumerate(examples)
+            if not lost[row]
+            for caption in example.captions
+            if (ids := text.encode_caption(tokenizer, caption))
+        ]
+
+    def __len__(self) -> int:
+        """Count the captions."""
+        return len(self.sentences)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[int], Tensor]:
+        """Return ids int64 [l] and feature float32 [d] of (caption, epoch)."""
+        index, epoch = key
+        row, sentence = self.sentences[index]
+        view = self.views[(index + epoch) % len(self.views)]
+        return sentence, torch.from_numpy(np.asarray(view[row], np.float32))
+
+
+class EpochSampler(DistributedSampler[tuple[int, int]]):
+    """Shuffles by (seed, epoch) and tells the data set which epoch it is."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield (caption, epoch)."""
+        for index in super().__iter__():
+            yield index, self.epoch  # type: ignore[misc]
+
+
+def collate(items: list[tuple[list[int], Tensor]]) -> Batch:
+    """Make a batch of (ids, feature) pairs."""
+    items = sorted(items, key=lambda item: -len(item[0]))
+    return Batch(
+        tokens=pack([sentence[:-1] for sentence, _ in items]),
+        target=pack([sentence[1:] for sentence, _ in items]).data,
+        features=torch.stack([feature for _, feature in items]),
+    )
+
+
+class Data(lightning.LightningDataModule):
+    """The two splits that training looks at."""
+
+    def __init__(self, config: TrainConfig, train: Captions, dev: Captions) -> None:
+        """Keep the captions of both."""
+        super().__init__()
+        self.config, self.train, self.dev = config, train, dev
+
+    def train_dataloader(self) -> DataLoader[tuple[list[int], Tensor]]:
+        """Shuffled, one share a process."""
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[list[int], Tensor]]:
+        """In order."""
+        return self._loader(self.dev, shuffle=False)
+
+    def _loader(self, captions: Captions, *, shuffle: bool) -> DataLoader[tuple[list[int], Tensor]]:
+        trainer = self.trainer
+        assert trainer is not None
+        sampler = EpochSampler(
+            captions,
+            num_replicas=trainer.world_size,
+            rank=trainer.global_rank,
+            shuffle=shuffle,
+            seed=self.config.seed,
+        )
+        return DataLoader(
+            captions, self.config.batch_size, sampler=sampler, collate_fn=collate, drop_last=shuffle
+        )
+
+
+class Trainee(lightning.LightningModule):
+    """The net, its cost and its optimiser."""
+
+    def __init__(self, config: TrainConfig, net: Cell) -> None:
+        """Keep the net under ``net``."""
+        super().__init__()
+        self.config = config
+        self.net = net
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw dropout from (seed, step), whatever happened before."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean over words of -ln P(w_n | w_<n, I)."""
+        logits = self.net(batch.tokens, batch.features)
+        loss = functional.cross_entropy(
+            logits, batch.target, label_smoothing=self.config.label_smoothing
+        )
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the words of the last epoch."""
+        self._cost = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Sum up words and their cost."""
+        logits = self.net(batch.tokens, batch.features)
+        cost = functional.cross_entropy(logits, batch.target, reduction="sum")
+        self._cost += torch.stack([cost.double(), cost.new_tensor(len(batch.target)).double()])
+
+    def on_validation_epoch_end(self) -> None:
+        """PPL = 2 ** (-(1/L) sum log2 P), over all words of the split."""
+        cost, words = self.all_gather(self._cost).reshape(-1, 2).sum(dim=0)
+        self.log(
+            "dev_perplexity", torch.exp(cost / words).float(), prog_bar=True, rank_zero_only=True
+        )
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW under one cosine cycle."""
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            config.learning_rate,
+            total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
+            pct_start=0.05,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False) -> Run:
+    """Train a cell and write the run to ``output``.
+
+    Args:
+        config: what to train, on what.
+        output: the run's folder; must be new or empty unless ``resume``.
+        cache: where CNN features are kept between runs.
+        resume: go on from the last epoch that ``output`` holds.
+
+    Raises:
+        UsageError: the folder is in use, or holds a run with another configuration.
+    """
+    _claim(config, output, resume=resume)
+    examples = {
+        split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
+        for split in ("train", "dev")
+    }
+    tokenizer = text.build_tokenizer(
+        (caption for e in examples["train"] for caption in e.captions), config.min_count
+    )
+    tokenizer.save(str(output / "tokenizer.json"))
+    backbone = build_backbone(config)
+
+    def captions(split: str, views: Sequence[str]) -> Captions:
+        paths = [example.path for example in examples[split]]
+        arrays = [features.features(backbone, paths, view, cache) for view in views]
+        return Captions(examples[split], arrays, tokenizer, config.max_words)
+
+    data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
+    torch.manual_seed(config.seed)
+    net = build_cell(
+        config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
+    )
+    with _quick_products():
+        trainee, best = _fit(config, data, Trainee(config, net), output, resume=resume)
+    facts = {
+        "vocabulary_size": tokenizer.get_vocab_size(),
+        "feature_size": backbone.feature_size,
+        "weights_id": backbone.weights_id,
+        "parameters": sum(p.numel() for p in trainee.parameters()),
+        "photos": {split: len(part) for split, part in examples.items()},
+        "captions": {"train": len(data.train), "dev": len(data.dev)},
+        **best,
+        "versions": {
+            "mrnn-exporters": __version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+    }
+    finished = Run(output, config, facts)
+    finished.save(trainee.net)
+    return finished
+
+
+@contextmanager
+def _quick_products() -> Iterator[None]:
+    """Let matrix products take bfloat16 inputs where the processor has them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _claim(config: TrainConfig, output: Path, *, resume: bool) -> None:
+    """Take the folder for this configuration, or refuse."""
+    claim = output / "config.json"
+    wanted = TrainConfig.from_dict(asdict(config))
+    if resume:
+        if not claim.is_file():
+            raise UsageError(
+                f"{output} holds no run to resume", hint="leave --resume out to start one"
+            )
+        before = TrainConfig.from_dict(json.loads(claim.read_text(encoding="utf-8")))
+        if before != wanted:
+            raise UsageError(
+                f"{output} was started with another configuration",
+                hint="use the settings in its config.json, or another --output",
+            )
+        return
+    if output.exists() and any(output.iterdir()):
+        raise UsageError(f"{output} is not empty", hint="choose another --output, or --resume it")
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(claim, asdict(config))
+
+
+def _fit(
+    config: TrainConfig, data: Data, trainee: Trainee, output: Path, *, resume: bool
+) -> tuple[Trainee, dict[str, object]]:
+    """Run Lightning's loop; return the best epoch's weights and its facts."""
+    folder = output / "lightning"
+    last = folder / "last.ckpt"
+    if resume and not last.is_file():
+        resume = False  # killed before the first epoch ended: start over, the result is the same
+    keep = callbacks.ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor="dev_perplexity",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    used: list[callbacks.Callback] = [
+        keep,
+        callbacks.RichProgressBar(console_kwargs={"stderr": True}),
+        callbacks.EarlyStopping("dev_perplexity", patience=config.patience),
+    ]
+    if config.average:
+        used.append(callbacks.EMAWeightAveraging(decay=config.average))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # One process reads from memory; Lightning would rather have worker processes.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # checked by _claim
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own use
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs,
+            gradient_clip_val=config.clip,
+            callbacks=used,
+            logger=[loggers.CSVLogger(folder, "", ""), loggers.TensorBoardLogger(folder, "", "")],
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
+    checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+    trainee.load_state_dict(checkpoint["state_dict"])
+    facts = {
+        "epochs": trainer.current_epoch,
+        "best_epoch": int(checkpoint["epoch"]) + 1,
+        "dev_perplexity": round(float(keep.best_model_score or 0.0), 4),
+    }
+    return trainee, facts

@@ -1,0 +1,138 @@
+"""Image captions on ONNX Runtime: the m-RNN as a light runtime with plugins.
+
+    from mrnn_runtime import load
+
+    captioner = load("flickr8k", provider="cpu")
+    for caption in captioner.caption(["a.jpg", "photos/"]):
+        print(caption.path, caption.text)
+
+``__all__`` is the public interface, imported at first use: ``import mrnn_runtime`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mrnn_runtime.bundle import Bundle, load_bundle
+    from mrnn_runtime.captioner import Captioner, load
+    from mrnn_runtime.contracts import (
+        Backbone,
+        Component,
+        Decoder,
+        Encoder,
+        Reranker,
+        State,
+        StepModel,
+    )
+    from mrnn_runtime.errors import (
+        BundleError,
+        ImageError,
+        MrnnError,
+        PluginError,
+        ProviderError,
+        UsageError,
+    )
+    from mrnn_runtime.hookspecs import hookimpl
+    from mrnn_runtime.types import (
+        Candidate,
+        Caption,
+        CaptionCandidate,
+        DecodeOptions,
+        EncodedImages,
+        Preprocess,
+        Scores,
+        SpecialTokens,
+    )
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "Bundle",
+    "BundleError",
+    "Candidate",
+    "Caption",
+    "CaptionCandidate",
+    "Captioner",
+    "Component",
+    "DecodeOptions",
+    "Decoder",
+    "EncodedImages",
+    "Encoder",
+    "ImageError",
+    "MrnnError",
+    "PluginError",
+    "Preprocess",
+    "ProviderError",
+    "Reranker",
+    "Scores",
+    "SpecialTokens",
+    "State",
+    "StepModel",
+    "UsageError",
+    "__version__",
+    "hookimpl",
+    "load",
+    "load_bundle",
+]
+
+_MEMBERS = {
+    "bundle": ("Bundle", "load_bundle"),
+    "captioner": ("Captioner", "load"),
+    "contracts": (
+        "Backbone",
+        "Component",
+        "Decoder",
+        "Encoder",
+        "Reranker",
+        "State",
+        "StepModel",
+    ),
+    "errors": (
+        "BundleError",
+        "ImageError",
+        "MrnnError",
+        "PluginError",
+        "ProviderError",
+        "UsageError",
+    ),
+    "hookspecs": ("hookimpl",),
+    "types": (
+        "Candidate",
+        "Caption",
+        "CaptionCandidate",
+        "DecodeOptions",
+        "EncodedImages",
+        "Preprocess",
+        "Scores",
+        "SpecialTokens",
+    ),
+}
+_HOME = {name: module for module, names in _MEMBERS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    value: object
+    if name == "__version__":
+        value = _version()
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mrnn-runtime")
+    except PackageNotFoundError:  # a checkout on the path that nobody installed
+        return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,78 @@
+"""The command line. Modules of this package import what a command needs inside its function."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins
+from mrnn_runtime.errors import MrnnError
+from mrnn_runtime.plugins import manager
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typer.core import TyperGroup
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``mrnn`` and exit: 0 all good, 1 some images failed, 2 usage, 3 environment.
+
+    Args:
+        args: what follows the program's name; None takes it from the process.
+    """
+    try:
+        build()(args=args, prog_name="mrnn")
+    except MrnnError as error:
+        sys.exit(output.complain(error))
+    except OSError as error:  # a full disk, say; what users can mend has been mapped before
+        sys.exit(output.complain(MrnnError(str(error))))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def build() -> TyperGroup:
+    """Return all commands: ours, those of the plugins, and stubs for what is not installed.
+
+    Raises:
+        PluginError: MRNN_STRICT_PLUGINS is set and a plugin is not in order.
+    """
+    app = extensions.new_app()
+    app.callback(no_args_is_help=True, epilog=_EPILOG)(_root)
+    app.command(epilog=caption.EXAMPLES)(caption.caption)
+    for command in (models.models, models.verify, plugins.plugins, doctor.doctor):
+        app.command()(command)
+    group = typer.main.get_group(app)
+    extensions.extend(group)
+    for report in manager().report():
+        if report.status == "failed":
+            output.note(f"warning: plugin {report.name!r} of {report.dist}: {report.error}")
+    return group
+
+
+_EPILOG = """\b
+mrnn caption photos/                     caption every image of a folder
+mrnn caption a.jpg --format jsonl        with scores and candidates
+mrnn doctor                              see what works on this machine
+
+Exit codes: 0 all good, 1 some images failed, 2 usage, 3 environment, bundle, plugin or provider.
+"""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mrnn_runtime import __version__
+
+        typer.echo(f"mrnn {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Caption images with the m-RNN on ONNX Runtime."""

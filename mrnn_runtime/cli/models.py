@@ -1,0 +1,76 @@
+"""``mrnn models`` and ``mrnn verify``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from mrnn_runtime.cli import output
+from mrnn_runtime.plugins import manager
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """List the installed models.
+
+    An asterisk marks the one that is used without --model.
+    """
+    from mrnn_runtime.captioner import default_model
+
+    plugins = manager()
+    usable = plugins.components("models")
+    default = default_model()
+    records = [
+        {
+            "name": component.name,
+            "summary": component.summary,
+            "dist": report.dist,
+            "version": report.version,
+            "default": component.name == default,
+        }
+        for report in plugins.report()
+        for kind, component in report.components
+        if kind == "models" and component.name in usable
+    ]
+    records.sort(key=lambda record: str(record["name"]))
+    if as_json:
+        typer.echo(json.dumps(records, indent=1))
+    elif records:
+        output.table(
+            ["name", "", "package", "summary"],
+            [
+                [
+                    str(record["name"]),
+                    "*" if record["default"] else "",
+                    f"{record['dist']} {record['version']}",
+                    str(record["summary"]),
+                ]
+                for record in records
+            ],
+        )
+    if not records:
+        output.note("no model is installed; pip install mrnn-flickr8k")
+
+
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, or a bundle's folder.")],
+) -> None:
+    """Check that a model is whole and computes as at export.
+
+    Its files are compared with their checksums, and what it computes with what was recorded when
+    it was exported. Exit 3 where one of them differs.
+    """
+    from mrnn_runtime.captioner import load
+    from mrnn_runtime.golden import replay_golden
+
+    loaded = load(model)
+    report = replay_golden(loaded.bundle, loaded.encoder, loaded.model)
+    typer.echo(f"{loaded.bundle.name} {loaded.bundle.version} on {loaded.encoder.provider}")
+    rows = [(name, f"{difference:.1e}") for name, difference in report.differences.items()]
+    output.table(("output", "difference"), rows)
+    typer.echo(f"{'ok' if report.ok else 'FAILED'}: allowed {report.tolerance:.0e}")
+    if not report.ok:
+        raise typer.Exit(output.ENVIRONMENT)

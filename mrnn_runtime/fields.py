@@ -1,0 +1,84 @@
+"""The fields of a JSON object, read so that every complaint names the file and the field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mrnn_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+class Fields:
+    """A JSON object that knows in which file and where in it it stands.
+
+    Every method but ``wrong`` raises BundleError where the field is missing or of another kind.
+    """
+
+    __slots__ = ("_path", "_where", "values")
+
+    def __init__(self, values: object, path: Path, where: str = "") -> None:
+        """Wrap a value of the file ``path`` that stands at ``where``."""
+        self._path, self._where = path, where
+        if not isinstance(values, dict):
+            raise self.wrong("", "must be an object")
+        self.values: dict[str, Any] = values
+
+    def wrong(self, key: str, complaint: str) -> BundleError:
+        """Return the error that says what is the matter with a field."""
+        return BundleError(
+            f"{self._path}: {self._at(key) or 'the top level'} {complaint}",
+            hint="export the bundle again; bundle.json is not written by hand",
+        )
+
+    def take(self, key: str, kind: type[T], words: str) -> T:
+        """Return a field of one type; JSON's true and false are no numbers."""
+        if key not in self.values:
+            raise self.wrong(key, "is missing")
+        value = self.values[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.wrong(key, f"must be {words}, not {value!r:.60}")
+        return value
+
+    def text(self, key: str) -> str:
+        """Return a text of one line that is not empty."""
+        value = self.take(key, str, "a text")
+        if not value or not value.isprintable():
+            raise self.wrong(key, "must be one line of text")
+        return value
+
+    def integer(self, key: str, least: int = 0) -> int:
+        """Return a whole number of at least ``least``."""
+        value = self.take(key, int, "a whole number")
+        if value < least:
+            raise self.wrong(key, f"must be at least {least}, not {value}")
+        return value
+
+    def number(self, key: str) -> float:
+        """Return a number."""
+        value = self.take(key, object, "a number")
+        if not isinstance(value, int | float):
+            raise self.wrong(key, f"must be a number, not {value!r:.60}")
+        return value
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return a list of different texts."""
+        names = self.take(key, list, "a list of names")
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise self.wrong(key, "must be a list of different names")
+        return tuple(names)
+
+    def fields(self, key: str) -> Fields:
+        """Return an object."""
+        return Fields(self.take(key, dict, "an object"), self._path, self._at(key))
+
+    def each(self, key: str) -> list[Fields]:
+        """Return a list of objects."""
+        values = enumerate(self.take(key, list, "a list"))
+        return [Fields(value, self._path, f"{self._at(key)}[{i}]") for i, value in values]
+
+    def _at(self, key: str) -> str:
+        return ".".join(part for part in (self._where, key) if part)

@@ -1,0 +1,194 @@
+"""Photos on disk: finding them, and reading one as the array that the encoder takes.
+
+Whatever a file holds, it is read rightly or refused with one ImageError.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from mrnn_runtime.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import NoReturn
+
+    from numpy.typing import NDArray
+
+    from mrnn_runtime.types import Preprocess
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+# The 108 megapixels of a phone pass, and need 324 MB; the limit holds before a pixel is decoded.
+MAX_PIXELS = 128_000_000
+
+# Pillow tries every format it knows otherwise, and the rare ones are where its holes were.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+# By the orientation of EXIF. ImageOps.exif_transpose does the same, but writes the EXIF data anew,
+# which fails where cameras wrote odd tags.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _Quiet:
+    """Ignores Pillow's warnings while at least one thread is inside.
+
+    ``warnings.catch_warnings`` alone would not do: of two threads that overlap, the last to leave
+    restores what the first had set, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._before.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the images that the paths stand for, in the order of the paths.
+
+    A file stands for itself, whatever its name. A folder stands for the files below it that have
+    one of IMAGE_SUFFIXES, sorted; hidden ones are left out, and links to folders are not followed.
+
+    Raises:
+        UsageError: a path does not exist, a folder cannot be read or holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found.extend(_walk(path))
+        elif path.is_file():
+            found.append(path)
+        else:
+            what = "is neither a file nor a folder" if path.exists() else "does not exist"
+            raise UsageError(f"{path} {what}", hint="name image files, or folders of them")
+    return found
+
+
+def _walk(folder: Path) -> list[Path]:
+    images = []
+    for place, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [
+            Path(place, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    if not images:
+        raise UsageError(
+            f"{folder} holds no images", hint=f"looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return sorted(images)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Read an image as the encoder takes it.
+
+    Turned as its EXIF data says, transparency over white, the first frame of an animation.
+
+    Returns:
+        uint8 [h, w, 3], RGB.
+
+    Raises:
+        ImageError: there is no such file, or it is no image, damaged or too large.
+    """
+    if not Path(path).is_file():
+        raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
+    try:
+        if not Path(path).stat().st_size:
+            raise ImageError(f"{path} is empty", hint="copy it again")
+        with _QUIET, Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path)
+            return np.asarray(_resize(_to_rgb(_upright(image)), preprocess))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{path} is no image that can be read", hint=f"use one of {', '.join(_FORMATS)}"
+        ) from error
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise ImageError(
+            f"{path} cannot be read: {type(error).__name__}: {error}",
+            hint="the file is damaged or incomplete; copy it again or save it anew",
+        ) from error
+
+
+def _too_large(path: str | Path) -> ImageError:
+    return ImageError(
+        f"{path} is too large: at most {MAX_PIXELS // 10**6} million pixels are read",
+        hint="scale it down",
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # converting would copy
+    if image.mode.startswith(("I", "F")):
+        return _from_deep(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """Scale the 16 bits of a grey image to 8; Pillow's own conversion clips them at 255."""
+    pixels = np.asarray(image)
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("its brightness has no fixed range; save it with 8 or 16 bits")
+    return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    size = (preprocess.width, preprocess.height)
+    interpolation = _INTERPOLATIONS[preprocess.interpolation]
+    if preprocess.resize == "crop":
+        return ImageOps.fit(image, size, interpolation)
+    return image.resize(size, interpolation)

@@ -1,0 +1,95 @@
+"""ONNX Runtime sessions: every option that is not the default is set here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.errors import BundleError, ProviderError, UsageError
+from mrnn_runtime.manifest import TensorSpec
+from mrnn_runtime.providers import PROVIDERS, load_onnxruntime, one_line, open_session, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
+
+
+class Session:
+    """A graph that is ready to run; may be used by several threads at a time.
+
+    Attributes:
+        provider: the execution provider that it really runs on.
+        inputs: what goes in, in the order of the graph.
+        outputs: what comes out.
+    """
+
+    __slots__ = ("_path", "_session", "inputs", "outputs", "provider")
+
+    def __init__(self, session: Any, path: Path) -> None:  # noqa: ANN401
+        """Wrap an ``onnxruntime.InferenceSession`` of the file ``path``."""
+        self._session = session
+        self._path = path
+        self.provider: str = session.get_providers()[0]
+        self.inputs = tuple(map(_tensor, session.get_inputs()))
+        self.outputs = tuple(map(_tensor, session.get_outputs()))
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Compute the outputs that are named, at least one; others are not copied out.
+
+        Raises:
+            BundleError: the graph fails on the CPU.
+            ProviderError: it fails on another provider, for want of memory for example.
+        """
+        try:
+            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:  # the exceptions of ONNX Runtime share no base
+            message = f"{self._path} failed on {self.provider}: {one_line(error)}"
+            if self.provider == PROVIDERS["cpu"]:
+                raise BundleError(message, hint="check the bundle with mrnn verify") from error
+            hint = "take smaller batches, or another provider"
+            raise ProviderError(message, hint=hint) from error
+
+
+def make_session(path: Path, provider: str, threads: int = 0) -> Session:
+    """Create the session of an ONNX file.
+
+    Args:
+        path: the file; its external data lie beside it.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
+        threads: CPU threads that share one run; 0 takes one a core.
+
+    Raises:
+        UsageError: there is no such provider, or the number of threads is negative.
+        ProviderError: the provider is not really there.
+        BundleError: the file cannot be loaded.
+    """
+    if threads < 0:
+        raise UsageError(f"threads must not be negative, not {threads}")
+    word = resolve(provider)
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Spinning gains little on an idle machine, and cost up to 70 % on one with other work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What matters becomes an exception; the rest would only mix with our own output.
+    options.log_severity_level = 4
+    return Session(open_session(str(path), word, options), path)
+
+
+def _tensor(node: Any) -> TensorSpec:  # noqa: ANN401 - an onnxruntime.NodeArg
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in node.shape)
+    return TensorSpec(node.name, _DTYPES.get(node.type, node.type), shape)

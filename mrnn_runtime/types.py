@@ -1,0 +1,252 @@
+"""The data that passes between the parts of the runtime. Frozen; arrays are never written to.
+
+Letters in shapes: n images, r rows (images times beams), h/w pixels, V vocabulary, k best,
+d feature size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The ids of the four tokens that are no words."""
+
+    pad: int
+    bos: int
+    eos: int
+    unk: int
+
+    @property
+    def never(self) -> tuple[int, int, int]:
+        """The ids that no caption may contain: pad, bos and unk."""
+        return (self.pad, self.bos, self.unk)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """What the encoder makes of n images.
+
+    Attributes:
+        inputs: the image inputs that the cell declares, by name, each [n, ...] (m-RNN: image_term
+            float32 [n, m]); also the initial state tensors of cells whose state starts from the
+            image.
+        reference_feature: float32 [n, d], where consensus reranking looks for neighbours.
+    """
+
+    inputs: Mapping[str, NDArray[np.generic]]
+    reference_feature: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.reference_feature)
+
+    def take(self, rows: NDArray[np.int64]) -> EncodedImages:
+        """Return the images at ``rows``, int64 [r], in that order; repeats are allowed."""
+        return EncodedImages(
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            reference_feature=self.reference_feature[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The next-word distribution of r rows.
+
+    Attributes:
+        ids: int64 [r, k], the k best tokens of each row, best first; of equal scores the lower id
+            first.
+        values: float32 [r, k], their natural log-probabilities.
+        log_probs: float32 [r, V], the whole distribution, where the step was asked for it, else
+            None.
+    """
+
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+    log_probs: NDArray[np.float32] | None = None
+
+
+# The least value of every whole-number option, and the closed range of every real one.
+_LEAST = {
+    "beam_size": 1,
+    "n_best": 1,
+    "min_length": 1,
+    "max_length": 1,
+    "no_repeat_ngram": 0,
+    "top_k": 0,
+    "seed": 0,
+}
+_RANGE = {"length_penalty": (0.0, 10.0), "temperature": (0.01, 100.0), "top_p": (1e-6, 1.0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """How to search for a caption. Words are token ids here; the captioner translates.
+
+    A decoder ignores what does not concern it: greedy keeps one hypothesis whatever ``beam_size``
+    says, only sampling reads ``temperature``, ``top_k``, ``top_p`` and ``seed``.
+
+    Attributes:
+        beam_size: hypotheses kept per image.
+        n_best: candidates returned per image, at most; the number of samples drawn.
+        min_length: words that a caption has at least; the end sign does not count.
+        max_length: words that a caption has at most; one that would go on is cut there and is
+            not ``finished``.
+        length_penalty: alpha in score = log_prob / length ** alpha, length in words and end sign;
+            0 is the plain sum.
+        no_repeat_ngram: no n-gram of this size occurs twice in a caption; 0 allows all.
+        banned: token ids that no caption may contain; with the end sign's id no caption ends
+            before max_length.
+        prefix: token ids that every caption starts with; their log-probabilities count, their words
+            count as length.
+        temperature: divides the log-probabilities before sampling; below 1 sharper, above flatter.
+        top_k: sample among this many of the best tokens only; 0 is all.
+        top_p: sample among the fewest best tokens that together hold this much probability; 1 is
+            all.
+        seed: where the random numbers start.
+
+    Raises:
+        UsageError: a value is of the wrong type or out of range, or two do not fit together.
+    """
+
+    beam_size: int = 5
+    n_best: int = 1
+    min_length: int = 1
+    max_length: int = 20
+    length_penalty: float = 0.0
+    no_repeat_ngram: int = 0
+    banned: tuple[int, ...] = ()
+    prefix: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, here and nowhere else."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not _is_whole(value, least):
+                raise UsageError(f"{name} must be a whole number >= {least}, not {value!r}")
+        for name, (low, high) in _RANGE.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UsageError(f"{name} must be a number, not {value!r}")
+            if not low <= value <= high:  # also refuses nan
+                raise UsageError(f"{name} must lie in {low:g}..{high:g}, not {value}")
+        for name in ("banned", "prefix"):
+            ids = getattr(self, name)
+            if not isinstance(ids, tuple) or not all(_is_whole(token, 0) for token in ids):
+                raise UsageError(f"{name} must be a tuple of token ids, not {ids!r}")
+        if self.max_length < self.min_length:
+            raise UsageError(
+                f"max_length {self.max_length} is smaller than min_length {self.min_length}"
+            )
+        if len(self.prefix) > self.max_length:
+            raise UsageError(
+                f"the prefix has {len(self.prefix)} words, max_length allows {self.max_length}"
+            )
+        if clash := set(self.prefix) & set(self.banned):
+            raise UsageError(f"the prefix contains banned token ids: {sorted(clash)}")
+        size = self.no_repeat_ngram
+        ngrams = [self.prefix[i : i + size] for i in range(len(self.prefix) - size + 1)]
+        if size and len(set(ngrams)) < len(ngrams):
+            raise UsageError(f"the prefix repeats an n-gram of no_repeat_ngram {size} words")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    """Say whether ``value`` is an int (True and False are none) of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One caption that a decoder proposes.
+
+    Attributes:
+        tokens: the word ids, without start and end sign; never empty.
+        log_prob: natural log-probability, summed over the words and, where finished, the end sign.
+        score: what the decoder ranked it by (log_prob under the length penalty).
+        finished: False where the caption was cut at the maximum length, or where the options
+            allowed no token after it.
+    """
+
+    tokens: tuple[int, ...]
+    log_prob: float
+    score: float
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionCandidate:
+    """A candidate in words: what a user sees of it."""
+
+    caption: str
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The result for one image.
+
+    Attributes:
+        path: the image as the caller named it.
+        text: the caption; empty only where ``error`` says why.
+        log_prob: natural log-probability of the caption, summed over words and end sign.
+        finished: False where the caption was cut at the maximum length.
+        candidates: the n best, best first; the first one is ``text``.
+        model: the name of the bundle.
+        provider: the execution provider that the graphs really ran on, for example
+            CPUExecutionProvider.
+        decoder: the decoder's name.
+        error: what went wrong with this image, or None.
+    """
+
+    path: str
+    text: str
+    log_prob: float
+    finished: bool
+    candidates: tuple[CaptionCandidate, ...]
+    model: str
+    provider: str
+    decoder: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a photo becomes the encoder's input uint8 [h, w, 3].
+
+    Attributes:
+        height: h in pixels.
+        width: w in pixels.
+        resize: ``squash`` (both sides to size, aspect not kept) or ``crop`` (short side to size,
+            centre crop).
+        interpolation: ``bilinear`` or ``bicubic``, Pillow's, with antialiasing.
+    """
+
+    height: int
+    width: int
+    resize: str = "squash"
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe that the runtime does not know."""
+        if not (1 <= self.height <= 4096 and 1 <= self.width <= 4096):
+            raise UsageError(f"preprocess size {self.height} x {self.width} lies outside 1..4096")
+        if self.resize not in ("squash", "crop"):
+            raise UsageError(f"unknown resize rule {self.resize!r}", hint="use squash or crop")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(
+                f"unknown interpolation {self.interpolation!r}", hint="use bilinear or bicubic"
+            )

@@ -1,0 +1,290 @@
+"""The readers, on small samples in each corpus's real format."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from mrnn_exporters import datasets
+from mrnn_exporters.datasets.common import held_out
+from mrnn_runtime.errors import UsageError
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def touch(folder: Path, names: list[str]) -> None:
+    for name in names:
+        write(folder / name, "")
+
+
+def tokens(names: list[str], captions: int = 2) -> str:
+    lines = [f"{name}#{k}\tA dog {k} of {name} ." for name in names for k in range(captions)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def flickr8k(tmp_path: Path) -> Path:
+    names = [f"{i}_ab.jpg" for i in range(4)]
+    write(tmp_path / "Flickr8k.token.txt", tokens(["9_extra.jpg.1", *names], 5))
+    write(tmp_path / "Flickr_8k.trainImages.txt", "2_ab.jpg\n0_ab.jpg\n")
+    write(tmp_path / "Flickr_8k.devImages.txt", "1_ab.jpg\r\n")
+    write(tmp_path / "Flickr_8k.testImages.txt", "3_ab.jpg")
+    touch(tmp_path / "images", names)
+    return tmp_path
+
+
+def test_flickr8k_keeps_the_order_of_its_list_and_of_the_captions(flickr8k: Path) -> None:
+    found = datasets.read("flickr8k", flickr8k, "train")
+    assert [e.path.name for e in found] == ["2_ab.jpg", "0_ab.jpg"]
+    assert found[0].captions == tuple(f"A dog {k} of 2_ab.jpg ." for k in range(5))
+    assert [e.path.name for e in datasets.read("flickr8k", flickr8k, "dev")] == ["1_ab.jpg"]
+
+
+def test_flickr8k_in_the_folders_of_the_official_archives(flickr8k: Path) -> None:
+    (flickr8k / "images").rename(flickr8k / "Flicker8k_Dataset")
+    (flickr8k / "Flickr8k_text").mkdir()
+    for path in flickr8k.glob("*.txt"):
+        path.rename(flickr8k / "Flickr8k_text" / path.name)
+    assert len(datasets.read("flickr8k", str(flickr8k), "test")) == 1
+
+
+def test_flickr8k_names_file_and_line_of_a_damaged_line(flickr8k: Path) -> None:
+    path = flickr8k / "Flickr8k.token.txt"
+    write(path, path.read_text() + "\nno caption here\n")
+    with pytest.raises(UsageError, match=r"Flickr8k\.token\.txt:27: expected name"):
+        datasets.read("flickr8k", flickr8k, "train")
+
+
+def test_flickr8k_refuses_a_list_of_another_corpus(flickr8k: Path) -> None:
+    write(flickr8k / "Flickr_8k.trainImages.txt", "0_ab.jpg\nother.jpg\n")
+    with pytest.raises(UsageError, match=r"trainImages\.txt:2: other\.jpg"):
+        datasets.read("flickr8k", flickr8k, "train")
+
+
+def test_a_file_in_another_encoding_is_named_with_its_line(flickr8k: Path) -> None:
+    write(flickr8k / "Flickr8k.token.txt", "a.jpg#0\tA dog\nb.jpg#0\tA caf\xe9\n", "latin-1")
+    with pytest.raises(UsageError, match=r"Flickr8k\.token\.txt:\d: not utf-8"):
+        datasets.read("flickr8k", flickr8k, "train")
+
+
+def test_flickr30k_splits_by_hash_or_by_lists(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(60)]
+    write(tmp_path / "results_20130124.token", tokens(names))
+    touch(tmp_path / "flickr30k-images", names)
+    parts = {
+        s: [e.path.name for e in datasets.read("flickr30k", tmp_path, s)] for s in datasets.SPLITS
+    }
+    assert sorted(itertools.chain(*parts.values())) == sorted(names)
+    assert len(parts["train"]) > len(parts["dev"]) + len(parts["test"])
+    write(tmp_path / "test.txt", "7\n3.jpg\n")
+    write(tmp_path / "val.txt", "5\n")
+    assert [e.path.name for e in datasets.read("flickr30k", tmp_path, "test")] == ["7.jpg", "3.jpg"]
+    assert [e.path.name for e in datasets.read("flickr30k", tmp_path, "dev")] == ["5.jpg"]
+    write(tmp_path / "test.txt", "7\nnobody\n")
+    with pytest.raises(UsageError, match=r"test\.txt:2: nobody"):
+        datasets.read("flickr30k", tmp_path, "test")
+
+
+ENG = """<DOC>
+<DOCNO>annotations/{n}.eng</DOCNO>
+<TITLE>Plaza & church</TITLE>
+<DESCRIPTION>{text}</DESCRIPTION>
+<NOTES></NOTES>
+<LOCATION>Quer\xe9taro</LOCATION>
+<DATE>2002</DATE>
+<IMAGE>images/{n}.jpg</IMAGE>
+<THUMBNAIL>thumbnails/{n}.jpg</THUMBNAIL>
+</DOC>
+"""
+
+
+def test_iapr_sentences_end_in_semicolons_and_files_are_latin_1(tmp_path: Path) -> None:
+    text = "a caf\xe9 & a church;\ntwo people\n in the foreground; "
+    folder = tmp_path / "annotations_complete_eng"
+    for n in ("00/25", "01/1000"):
+        write(folder / f"{n}.eng", ENG.format(n=n, text=text), "iso-8859-1")
+    write(folder / "01/7.eng", ENG.format(n="01/7", text=" "), "iso-8859-1")
+    touch(tmp_path / "images", ["00/25.jpg", "01/1000.jpg"])
+    write(tmp_path / "train.txt", "00/25\n01/1000\n")
+    found = datasets.read("iapr-tc12", tmp_path, "train")
+    assert [e.path for e in found] == [
+        tmp_path / "images" / n for n in ("00/25.jpg", "01/1000.jpg")
+    ]
+    assert found[0].captions == ("a caf\xe9 & a church", "two people in the foreground")
+
+
+def test_iapr_names_the_file_that_lacks_a_tag(tmp_path: Path) -> None:
+    path = tmp_path / "annotations_complete_eng/00/1.eng"
+    write(path, "<DOC>\n<DESCRIPTION>a dog;</DESCRIPTION>\n</DOC>\n")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UsageError, match=r"1\.eng:3: ends without <IMAGE>"):
+        datasets.read("iapr-tc12", tmp_path, "train")
+
+
+def coco_file(path: Path, ids: range) -> Path:
+    document = {
+        "info": {},
+        "images": [{"id": i, "file_name": f"{i:012}.jpg", "height": 9, "width": 9} for i in ids],
+        "annotations": [
+            {"id": 10 * i + k, "image_id": i, "caption": f" Caption {k} of {i}.\n"}
+            for k in range(2)
+            for i in ids
+            if i != ids[-1]
+        ],
+    }
+    return write(path, json.dumps(document))
+
+
+def test_coco_with_one_file_holds_photos_out(tmp_path: Path) -> None:
+    coco_file(tmp_path / "captions.json", range(100, 151))
+    touch(tmp_path / "images", [f"{i:012}.jpg" for i in range(100, 151)])
+    parts = {s: datasets.read("coco", tmp_path, s) for s in datasets.SPLITS}
+    ids = [int(e.path.stem) for part in parts.values() for e in part]
+    assert sorted(ids) == list(range(100, 150)), "the photo without captions is left out"
+    assert all(held_out(str(int(e.path.stem))) == s for s, part in parts.items() for e in part)
+    assert parts["train"][0].captions[1].startswith("Caption 1 of ")
+
+
+def test_coco_with_both_files_draws_dev_and_test_from_val(tmp_path: Path) -> None:
+    coco_file(tmp_path / "annotations/captions_train2014.json", range(11))
+    coco_file(tmp_path / "annotations/captions_val2014.json", range(50, 71))
+    touch(tmp_path / "train2014", [f"{i:012}.jpg" for i in range(10)])
+    touch(tmp_path / "images/val2014", [f"{i:012}.jpg" for i in range(50, 70)])
+    parts = {s: datasets.read("coco", tmp_path, s) for s in datasets.SPLITS}
+    assert {s: len(part) for s, part in parts.items()} == {"train": 10, "dev": 16, "test": 4}
+    assert len({e.path for part in parts.values() for e in part}) == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["annotations"][1].pop("caption"), r"annotations\[1\]: expected image_id"),
+        (lambda d: d["annotations"][2].update(image_id=99), r"annotations\[2\]: image_id 99"),
+        (lambda d: d["images"][0].update(id="x"), r"images\[0\]: expected id"),
+        (lambda d: d.pop("images"), "no list 'images'"),
+    ],
+)
+def test_coco_names_the_damaged_record(tmp_path: Path, change, message: str) -> None:
+    path = coco_file(tmp_path / "captions.json", range(6))
+    document = json.loads(path.read_text())
+    change(document)
+    write(path, json.dumps(document))
+    with pytest.raises(
+        UsageError, match=rf"captions\.json:{message}|captions\.json:1: has {message}"
+    ):
+        datasets.read("coco", tmp_path, "train")
+
+
+def test_json_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path / "captions.json", '{"images": [],\n "annotations": [}\n')
+    with pytest.raises(UsageError, match=r"captions\.json:2: not JSON"):
+        datasets.read("coco", tmp_path, "train")
+
+
+def karpathy_file(root: Path, sentences: list[dict[str, object]]) -> None:
+    images = [
+        {"filename": f"{s}.jpg", "filepath": "val2014", "split": s, "sentences": sentences}
+        for s in ("train", "restval", "val", "test")
+    ]
+    write(root / "dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
+    touch(root / "val2014", [f"{s}.jpg" for s in ("train", "restval", "val", "test")])
+
+
+def test_karpathy_restval_is_train_and_val_is_dev(tmp_path: Path) -> None:
+    karpathy_file(tmp_path, [{"raw": "A dog.", "tokens": ["a", "dog"]}])
+    names = {
+        s: [e.path.name for e in datasets.read("karpathy", tmp_path, s)] for s in datasets.SPLITS
+    }
+    assert names == {
+        "train": ["train.jpg", "restval.jpg"],
+        "dev": ["val.jpg"],
+        "test": ["test.jpg"],
+    }
+    assert datasets.read("karpathy", tmp_path, "dev")[0].captions == ("A dog.",)
+
+
+@pytest.mark.parametrize("sentences", [[], [{"tokens": ["a"]}], ["A dog."]])
+def test_karpathy_without_raw_sentences_is_refused(tmp_path: Path, sentences) -> None:
+    karpathy_file(tmp_path, sentences)
+    with pytest.raises(UsageError, match=r"dataset_coco\.json:images\[0\]: train\.jpg"):
+        datasets.read("karpathy", tmp_path, "train")
+
+
+def test_folder_with_and_without_splits(tmp_path: Path) -> None:
+    records = [{"file": f"p/{i}.jpg", "captions": ["One .", "Two ."]} for i in range(40)]
+    touch(tmp_path / "p", [f"{i}.jpg" for i in range(40)])
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, records)))
+    assert sum(len(datasets.read("folder", tmp_path, s)) for s in datasets.SPLITS) == 40
+    named = [r | {"split": "dev" if i < 3 else "train"} for i, r in enumerate(records)]
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, named)))
+    assert len(datasets.read("folder", tmp_path, "dev")) == 3
+    with pytest.raises(UsageError, match="no photo in split test"):
+        datasets.read("folder", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file": "b.jpg"}',
+        '{"file": "b.jpg", "captions": []}',
+        '{"file": "b.jpg", "captions": ["  "]}',
+        '{"file": "b.jpg", "captions": ["x"], "split": "val"}',
+        '{"file": "b.jpg", "captions": ["x"], "split": "dev"}',
+        '["b.jpg"]',
+        "{",
+    ],
+)
+def test_folder_names_the_damaged_line(tmp_path: Path, line: str) -> None:
+    write(tmp_path / "captions.jsonl", f'{{"file": "a.jpg", "captions": ["A dog"]}}\n\n{line}\n')
+    with pytest.raises(UsageError, match=r"captions\.jsonl:3: "):
+        datasets.read("folder", tmp_path, "train")
+
+
+def hundreds(root: Path, there: int) -> Path:
+    records = [{"file": f"{i}.jpg", "captions": ["A dog"], "split": "train"} for i in range(200)]
+    write(root / "captions.jsonl", "\n".join(map(json.dumps, records)))
+    touch(root, [f"{i}.jpg" for i in range(there)])
+    return root
+
+
+def test_few_missing_photos_are_counted_and_named(tmp_path: Path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = datasets.read("folder", hundreds(tmp_path, 198), "train")
+    assert len(found) == 198
+    assert "2 of 200: 198.jpg, 199.jpg" in caplog.text
+
+
+def test_many_missing_photos_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"3 of 200: 197\.jpg"):
+        datasets.read("folder", hundreds(tmp_path, 197), "train")
+
+
+def test_unknown_names_get_help(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean flickr8k"):
+        datasets.read("flickr8", tmp_path, "train")
+    with pytest.raises(UsageError, match="unknown split 'val'"):
+        datasets.read("flickr8k", tmp_path, "val")
+    with pytest.raises(UsageError, match="no such folder"):
+        datasets.read("flickr8k", tmp_path / "x", "dev")
+
+
+@pytest.mark.parametrize("name", datasets.READERS)
+def test_a_folder_without_the_files_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        datasets.read(name, tmp_path, "train")
+    assert caught.value.hint
+
+
+def test_the_real_flickr8k(flickr8k_root: Path) -> None:
+    parts = {s: datasets.read("flickr8k", flickr8k_root, s) for s in datasets.SPLITS}
+    assert {s: len(p) for s, p in parts.items()} == {"train": 6000, "dev": 1000, "test": 1000}
+    assert {len(e.captions) for part in parts.values() for e in part} == {5}
+    assert len({e.path for part in parts.values() for e in part}) == 8000

@@ -1,0 +1,249 @@
+"""``mrnn evaluate`` on the tiny bundle: perplexity against numpy, the report, the command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mrnn_exporters import plugin
+from mrnn_exporters.evaluate import Search, run
+from mrnn_exporters.scoring import log_probs, measure_perplexity
+from mrnn_runtime import load
+from mrnn_runtime.errors import UsageError
+from mrnn_runtime.images import read_image
+from mrnn_runtime.testing import TableModel, encoded_images
+
+CAPTIONS = [
+    ["A dog runs on grass .", "The man's hat", "a a a a a a a a"],
+    ["A man .", "dog"],
+    ["Grass on a hat 's dog", "..."],
+]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, make_photos) -> Path:
+    paths = make_photos(tmp_path / "corpus", len(CAPTIONS))
+    records = [
+        {"file": path.name, "captions": said, "split": "test"}
+        for path, said in zip(paths, CAPTIONS, strict=True)
+    ]
+    (tmp_path / "corpus" / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return tmp_path / "corpus"
+
+
+def plain_run(bundle: Path, corpus: Path, **options):
+    return run(bundle, dataset="folder", root=corpus, tokeniser="plain", provider="cpu", **options)
+
+
+class Transcript:
+    """The tiny bundle's two graphs, written out in numpy."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.w = {
+            tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            for name in ("encoder.onnx", "cell.onnx")
+            for tensor in onnx.load(bundle / name).graph.initializer
+        }
+
+    def log_prob(self, image: np.ndarray, words: list[int]) -> float:
+        w = self.w
+        feature = np.tanh((image.reshape(-1) - w["half"]) @ w["w_feature"])
+        state, total = np.zeros(5), 0.0
+        for token, following in zip([1, *words], [*words, 2], strict=True):
+            state = np.maximum(w["word_table"][token] + state @ w["u_state"], 0)
+            hidden = w["multimodal_table"][token] + state @ w["v_state"] + feature @ w["v_image"]
+            logits = np.tanh(hidden) @ w["v_output"] + w["bias"]
+            total += logits[following] - np.log(np.exp(logits).sum())
+        return total
+
+
+def test_perplexity_is_that_of_the_net_in_numpy(tiny_bundle: Path, corpus: Path) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    net, preprocess = Transcript(tiny_bundle), captioner.bundle.preprocess
+    ids = [[captioner.vocabulary.encode(c) for c in said] for said in CAPTIONS]
+    photos = [read_image(corpus / f"{i}.png", preprocess) for i in range(len(CAPTIONS))]
+    sums = [net.log_prob(p, w) for p, said in zip(photos, ids, strict=True) for w in said if w]
+    words = sum(len(w) + 1 for said in ids for w in said if w)
+    found = plain_run(tiny_bundle, corpus).perplexity
+    assert found.value == pytest.approx(2 ** (-sum(sums) / np.log(2) / words), rel=1e-5)
+    assert found.words == words
+    assert found.unknown == 1, "the one word that the vocabulary lacks"
+    assert (found.vocabulary_size, found.min_count) == (12, None)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.lists(st.integers(3, 9), max_size=7)),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_many_sentences_at_once_are_what_each_is_alone(pairs) -> None:
+    model, images = TableModel(), encoded_images(3)
+    expected = []
+    for row, words in pairs:
+        state, total = model.start(images.take(np.array([row]))), 0.0
+        for token, following in zip([1, *words], [*words, 2], strict=True):
+            scores, state = model.step(np.array([token]), state, 0, full=True)
+            total += scores.log_probs[0, following]
+        expected.append(total)
+    np.testing.assert_allclose(log_probs(model, images, pairs), expected, rtol=1e-6)
+
+
+def test_a_surer_model_has_less_perplexity(tiny_bundle: Path) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    images = captioner.encoder.encode(np.zeros((1, 16, 16, 3), np.uint8))
+    (likely,) = captioner.model.step(np.array([1]), captioner.model.start(images), 12)[0].ids
+    words = [captioner.vocabulary.decode([i]) for i in likely if i > 3]
+    best, worst = (measure_perplexity(captioner, images, [[w]]) for w in (words[0], words[-1]))
+    assert best.value < worst.value
+
+
+def test_the_captions_are_those_of_mrnn_caption(tiny_bundle: Path, corpus: Path) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    paths = sorted(corpus.glob("*.png"))
+    said = [c.text for c in captioner.caption(paths, decoder="greedy")]
+    records = [
+        {"file": path.name, "captions": [text], "split": "test"}
+        for path, text in zip(paths, said, strict=True)
+    ]
+    (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    assert found.measures["ROUGE-L"] == pytest.approx(1.0)
+    assert found.search["decoder"] == "greedy"
+
+
+def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> None:
+    found = plain_run(tiny_bundle, corpus, search=Search(beam_size=2, length_penalty=0.5), limit=2)
+    assert (found.images, found.captions, found.split) == (2, 5, "test")
+    assert found.model["name"] == "tiny"
+    digest = hashlib.sha256((tiny_bundle / "bundle.json").read_bytes()).hexdigest()
+    assert found.model["sha256"] == digest
+    assert found.search == {
+        "decoder": "beam",
+        "reranker": "none",
+        "beam_size": 2,
+        "length_penalty": 0.5,
+        "min_length": 1,
+        "max_length": 8,
+        "no_repeat_ngram": 0,
+    }
+    assert (found.tokeniser, found.provider) == ("plain", "CPUExecutionProvider")
+    assert json.loads(json.dumps(asdict(found)))["measures"]["BLEU-4"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"split": "train"}, "no photo in split train"),
+        ({"search": Search(decoder="bean")}, "unknown decoder"),
+        ({"search": Search(beam_size=0)}, "beam_size"),
+        ({"tokeniser": "bert"}, "tokeniser"),
+    ],
+)
+def test_what_cannot_be_done_is_a_usage_error(tiny_bundle, corpus, options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(tiny_bundle, **{"dataset": "folder", "root": corpus, "provider": "cpu"} | options)
+
+
+def test_captions_without_a_word_have_no_perplexity(tiny_bundle: Path) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    images = captioner.encoder.encode(np.zeros((1, 16, 16, 3), np.uint8))
+    with pytest.raises(UsageError, match="has a word"):
+        measure_perplexity(captioner, images, [["...", "!"]])
+
+
+def test_many_broken_photos_are_an_error(tiny_bundle: Path, corpus: Path) -> None:
+    (corpus / "1.png").write_bytes(b"no photo")
+    with pytest.raises(UsageError, match=r"cannot be read: 1 of 3: 1\.png"):
+        plain_run(tiny_bundle, corpus)
+
+
+def test_a_few_broken_photos_are_left_out(tiny_bundle: Path, corpus: Path, make_photos) -> None:
+    paths = make_photos(corpus, 101)
+    paths[50].write_bytes(b"no photo")
+    records = [{"file": p.name, "captions": ["a dog"], "split": "test"} for p in paths]
+    (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    assert (found.images, found.captions, found.perplexity.words) == (100, 100, 300)
+
+
+@pytest.fixture
+def invoke():
+    app = typer.Typer(pretty_exceptions_enable=False)
+    plugin.mrnn_commands(app)
+    return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
+
+
+def test_the_command_prints_a_table_and_writes_json(
+    tiny_bundle: Path, corpus: Path, invoke, tmp_path: Path
+) -> None:
+    target = tmp_path / "figures.json"
+    arguments = ["evaluate", tiny_bundle, "--dataset", "folder", "--root", corpus]
+    done = invoke(*arguments, "--decoder", "greedy", "--tokeniser", "plain", "--json", target)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    for part in ("tiny 1.0", "greedy", "plain", "perplexity", "BLEU-4", "CIDEr"):
+        assert part in done.stdout
+    figures = json.loads(target.read_text())
+    assert figures["command"] == (
+        "mrnn evaluate bundle --dataset folder --root DIR --split test --decoder greedy"
+        " --tokeniser plain"
+    )
+    assert str(corpus) not in target.read_text()
+    assert f"{figures['perplexity']['value']:.2f}" in done.stdout
+
+
+def test_without_java_the_command_says_so(
+    tiny_bundle: Path, corpus: Path, invoke, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = invoke("evaluate", tiny_bundle, "--dataset", "folder", "--root", corpus)
+    assert "no Java" in done.stderr
+    assert "METEOR" not in done.stdout
+    assert "plain" in done.stdout
+
+
+def test_a_json_folder_that_is_missing_is_found_out_first(
+    tiny_bundle: Path, corpus: Path, invoke
+) -> None:
+    target = corpus / "no" / "figures.json"
+    done = invoke(
+        "evaluate", tiny_bundle, "--dataset", "folder", "--root", corpus, "--json", target
+    )
+    assert isinstance(done.exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("script", "heavy"),
+    [
+        ("import mrnn_exporters.evaluate", {"torch", "onnx"}),
+        (
+            "import typer, mrnn_exporters.plugin as plugin; app = typer.Typer();"
+            "plugin.mrnn_commands(app); typer.main.get_group(app); plugin.mrnn_cells()",
+            {"torch", "onnx", "onnxruntime", "numpy", "PIL", "tokenizers"},
+        ),
+    ],
+)
+def test_what_is_light_stays_light(script: str, heavy: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; import sys; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert not heavy & set(done.stdout.split())

@@ -1,0 +1,179 @@
+"""The way from photos and captions to a bundle, on a corpus drawn for the test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mrnn_exporters import export, train
+from mrnn_exporters.runs import Run, TrainConfig
+from mrnn_runtime import load
+from mrnn_runtime.errors import BundleError, UsageError
+from PIL import Image
+from safetensors.torch import load_file
+
+SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
+GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}
+SPLITS = {"train": 12, "dev": 4, "test": 2}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in Flickr8k's own format: coloured squares on two grounds, two captions each."""
+    root = tmp_path_factory.mktemp("corpus")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for split, count in SPLITS.items():
+        names = []
+        for i in range(count):
+            shade, ground = rng.choice(list(SHADES)), rng.choice(list(GROUNDS))
+            pixels = np.full((64, 64, 3), GROUNDS[ground], np.uint8)
+            top, left = rng.integers(4, 28, 2)
+            pixels[top : top + 32, left : left + 32] = SHADES[shade]
+            name = f"{split}{i}.jpg"
+            Image.fromarray(pixels).save(root / "images" / name, quality=95)
+            lines.append(f"{name}#0\tA {shade} square in the {ground} .")
+            lines.append(f"{name}#1\tThe {ground} 's square is {shade} .")
+            names.append(name)
+        (root / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n")
+    (root / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def config(corpus: Path) -> TrainConfig:
+    return TrainConfig(
+        datasets=(("flickr8k", str(corpus)),),
+        backbone="efficientnet-lite0",
+        weights="random",
+        sizes={"embedding": 8, "word": 16, "recurrent": 16, "multimodal": 24, "dropout": 0.1},
+        min_count=1,
+        epochs=20,
+        patience=20,
+        batch_size=4,
+        learning_rate=0.01,
+        average=0.5,
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def trained(config: TrainConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train.run(config, tmp_path_factory.mktemp("run") / "m-rnn", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "squares"
+    export.run(trained.folder, folder, name="squares", licence="CC0-1.0", summary="squares")
+    return folder
+
+
+def test_training_lowers_perplexity_and_says_what_it_did(trained: Run) -> None:
+    vocabulary = trained.facts["vocabulary_size"]
+    assert trained.facts["dev_perplexity"] < vocabulary / 2
+    assert trained.facts["epochs"] == 20
+    assert trained.facts["photos"] == {"train": 12, "dev": 4}
+    assert json.loads((trained.folder / "run.json").read_text())["config"]["cell"] == "m-rnn"
+
+
+def test_the_bundle_captions_photos(exported: Path, corpus: Path) -> None:
+    captions = list(load(exported, provider="cpu").caption([corpus / "images"]))
+    assert len(captions) == sum(SPLITS.values())
+    assert all(c.error is None and c.text and c.log_prob < 0 for c in captions)
+    assert "square" in " ".join(c.text for c in captions)
+
+
+def test_the_bundle_says_how_close_it_is_to_torch(exported: Path) -> None:
+    parity = json.loads((exported / "bundle.json").read_text())["training"]["export"]
+    assert parity["photos"] == SPLITS["dev"]
+    assert parity["captions"] == 0
+    assert 0 <= parity["log_prob"] <= export.TOLERANCE
+
+
+def test_no_place_of_the_training_machine_is_in_the_bundle(exported: Path, corpus: Path) -> None:
+    for file in exported.iterdir():
+        assert str(corpus).encode() not in file.read_bytes(), file.name
+
+
+def test_an_export_that_differs_is_refused(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = export._write_graphs
+
+    def drift(*args: object) -> object:
+        graph, step = write(*args)
+        step.bias.data[4] += 0.01
+        return graph, step
+
+    monkeypatch.setattr(export, "_write_graphs", drift)
+    with pytest.raises(BundleError, match="torch disagree on 4 photos"):
+        export.run(trained.folder, tmp_path / "b", name="b")
+    assert not (tmp_path / "b" / "bundle.json").exists()
+
+
+@pytest.mark.parametrize("cell", ["gru"])
+def test_other_cells_train_and_export(
+    cell: str, config: TrainConfig, cache: Path, corpus: Path, tmp_path: Path
+) -> None:
+    run = train.run(replace(config, cell=cell, epochs=1), tmp_path / "run", cache=cache)
+    _, parity = export.run(run.folder, tmp_path / "b", name=cell)
+    assert parity.captions == 0
+    captions = list(load(tmp_path / "b", provider="cpu").caption([corpus / "images"]))
+    assert all(c.text for c in captions)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    trained: Run, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    """The process dies in the middle of the second epoch, as by kill -9."""
+    script = f"""
+import os
+from pathlib import Path
+from mrnn_exporters import train
+from mrnn_exporters.runs import TrainConfig
+before = train.Trainee.training_step
+def training_step(self, batch, batch_idx):
+    if self.current_epoch == 1 and batch_idx == 1:
+        os._exit(9)
+    return before(self, batch, batch_idx)
+train.Trainee.training_step = training_step
+config = TrainConfig.from_dict({json.loads((trained.folder / "config.json").read_text())!r})
+train.run(config, Path({str(tmp_path / "run")!r}), cache=Path({str(cache)!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert killed.returncode == 9, killed.stderr.decode()
+    with pytest.raises(UsageError, match="no finished run"):
+        Run.open(tmp_path / "run")
+    resumed = train.run(config, tmp_path / "run", cache=cache, resume=True)
+    unbroken = load_file(trained.folder / "weights.safetensors")
+    again = load_file(resumed.folder / "weights.safetensors")
+    assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
+
+
+def test_a_folder_in_use_is_refused(trained: Run, config: TrainConfig, cache: Path) -> None:
+    with pytest.raises(UsageError, match="not empty"):
+        train.run(config, trained.folder, cache=cache)
+    with pytest.raises(UsageError, match="another configuration"):
+        train.run(replace(config, seed=2), trained.folder, cache=cache, resume=True)
+
+
+def test_nothing_to_resume(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run to resume"):
+        train.run(config, tmp_path / "run", cache=cache, resume=True)
+
+
+def test_an_unknown_size_is_named(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="depth"):
+        train.run(replace(config, sizes={"depth": 3}), tmp_path / "run", cache=cache)

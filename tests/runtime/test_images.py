@@ -1,0 +1,380 @@
+"""Finding images, and reading each kind of file rightly or refusing it with one ImageError."""
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mrnn_runtime.errors import ImageError, UsageError
+from mrnn_runtime.images import MAX_PIXELS, find_images, read_image
+from mrnn_runtime.types import Preprocess
+
+SQUASH = Preprocess(16, 16)
+SAME = Preprocess(20, 30)  # the size of the pictures below: resizing leaves them as they are
+
+
+@pytest.fixture
+def picture():
+    """Four quarters, so that a turn or a flip shows: red, green over blue, black."""
+    image = Image.new("RGB", (30, 20))
+    image.paste("red", (0, 0, 15, 10))
+    image.paste("lime", (15, 0, 30, 10))
+    image.paste("blue", (0, 10, 15, 20))
+    return image
+
+
+def close(found, image, tolerance=0):
+    """Check that what was read is that picture, but for what a lossy format changes."""
+    wanted = np.asarray(image.convert("RGB")).astype(int)
+    assert found.shape == wanted.shape
+    assert found.dtype == np.uint8
+    # Away from the edges of the quarters, where JPEG rings.
+    rows, columns = np.ix_([4, 15], [7, 22])
+    assert np.abs(found[rows, columns] - wanted[rows, columns]).max() <= tolerance
+
+
+def refused(path):
+    with pytest.raises(ImageError) as caught:
+        read_image(path, SQUASH)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    return str(caught.value)
+
+
+class TestRead:
+    @pytest.mark.parametrize(
+        ("name", "tolerance"),
+        [
+            ("x.png", 0),
+            ("x.jpg", 4),
+            ("x.webp", 16),
+            ("x.bmp", 0),
+            ("x.gif", 0),
+            ("x.tif", 0),
+            ("x.ppm", 0),
+        ],
+    )
+    def test_formats(self, tmp_path, picture, name, tolerance):
+        picture.save(tmp_path / name)
+        close(read_image(tmp_path / name, SAME), picture, tolerance)
+
+    def test_the_name_does_not_matter(self, tmp_path, picture):
+        picture.save(tmp_path / "photo", "PNG")
+        close(read_image(str(tmp_path / "photo"), SAME), picture)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation(self, tmp_path, picture, orientation):
+        back = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_90,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270,
+        }
+        stored = picture.transpose(back[orientation]) if orientation in back else picture
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored.save(tmp_path / "x.png", exif=exif)
+        close(read_image(tmp_path / "x.png", SAME), picture)
+
+    def test_broken_exif_does_no_harm(self, tmp_path, picture):
+        path = tmp_path / "x.jpg"
+        picture.save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\1\3\0\xff\xff\xff\xff\x06\0")
+        close(read_image(path, SAME), picture, 4)
+
+    def test_cmyk(self, tmp_path, picture):
+        picture.convert("CMYK").save(tmp_path / "x.jpg")
+        close(read_image(tmp_path / "x.jpg", SAME), picture, 8)
+
+    def test_palette(self, tmp_path, picture):
+        picture.quantize(4).save(tmp_path / "x.png")
+        close(read_image(tmp_path / "x.png", SAME), picture)
+
+    @pytest.mark.parametrize("name", ["x.png", "x.gif"])
+    def test_a_transparent_colour_of_a_palette_is_white(self, tmp_path, picture, name):
+        indexed = picture.quantize(4)
+        indexed.save(tmp_path / name, transparency=indexed.getpixel((7, 4)))
+        picture.paste("white", (0, 0, 15, 10))
+        close(read_image(tmp_path / name, SAME), picture)
+
+    def test_a_transparent_palette_with_alpha_values(self, tmp_path, picture):
+        picture.quantize(4).save(tmp_path / "x.png", transparency=bytes(4))
+        assert (read_image(tmp_path / "x.png", SAME) == 255).all()
+
+    def test_alpha_lies_over_white(self, tmp_path, picture):
+        alpha = Image.new("L", picture.size, 255)
+        alpha.paste(0, (0, 0, 15, 10))
+        alpha.paste(51, (15, 10, 30, 20))  # a fifth of black
+        picture.putalpha(alpha)
+        picture.save(tmp_path / "x.png")
+        found = read_image(tmp_path / "x.png", SAME)
+        assert found[4, 7].tolist() == [255, 255, 255]
+        assert found[4, 22].tolist() == [0, 255, 0]
+        assert found[15, 22].tolist() == [204, 204, 204]
+
+    def test_grey_with_alpha(self, tmp_path):
+        Image.new("LA", (30, 20), (100, 0)).save(tmp_path / "x.png")
+        assert (read_image(tmp_path / "x.png", SAME) == 255).all()
+
+    @pytest.mark.parametrize("colour", [(255, 0, 0), 255])
+    def test_a_colour_that_stands_for_transparent(self, tmp_path, colour):
+        mode = "L" if colour == 255 else "RGB"
+        image = Image.new(mode, (30, 20))
+        image.paste(colour, (0, 0, 15, 20))
+        image.save(tmp_path / "x.png", transparency=colour)
+        found = read_image(tmp_path / "x.png", SAME)
+        assert (found[:, :15] == 255).all()
+        assert (found[:, 15:] == 0).all()
+
+    @pytest.mark.parametrize("mode", ["1", "L"])
+    def test_grey(self, tmp_path, mode):
+        image = Image.new(mode, (30, 20))
+        image.paste(255, (0, 0, 15, 20))
+        image.save(tmp_path / "x.png")
+        close(read_image(tmp_path / "x.png", SAME), image)
+
+    @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+    def test_sixteen_bits_are_scaled_not_clipped(self, tmp_path, name):
+        deep = np.zeros((20, 30), np.uint16)
+        deep[:, 10:20], deep[:, 20:] = 32768, 65535
+        if name == "x.pgm":
+            (tmp_path / name).write_bytes(b"P5 30 20 65535\n" + deep.astype(">u2").tobytes())
+        else:
+            Image.fromarray(deep).save(tmp_path / name)
+        found = read_image(tmp_path / name, SAME)
+        assert found[3, [5, 15, 25]].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+    def test_numbers_without_a_range_are_refused(self, tmp_path):
+        Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+        Image.fromarray(np.full((4, 4), -1, np.int32)).save(tmp_path / "negative.tif")
+        assert "8 or 16 bits" in refused(tmp_path / "float.tif")
+        assert "8 or 16 bits" in refused(tmp_path / "negative.tif")
+
+    @pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.tif"])
+    def test_the_first_frame_of_an_animation(self, tmp_path, picture, name):
+        other = Image.new("RGB", picture.size, "yellow")
+        picture.save(tmp_path / name, save_all=True, append_images=[other, other], lossless=True)
+        close(read_image(tmp_path / name, SAME), picture)
+
+    def test_squash_keeps_all_of_the_picture(self, tmp_path, picture):
+        picture.save(tmp_path / "x.png")
+        found = read_image(tmp_path / "x.png", Preprocess(8, 40, "squash", "bilinear"))
+        wanted = picture.resize((40, 8), Image.Resampling.BILINEAR)
+        assert np.array_equal(found, np.asarray(wanted))
+
+    def test_crop_takes_the_middle(self, tmp_path):
+        wide = Image.new("RGB", (60, 20), "red")
+        wide.paste("blue", (20, 0, 40, 20))
+        wide.save(tmp_path / "wide.png")
+        wide.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "high.png")
+        for name in ("wide.png", "high.png"):
+            found = read_image(tmp_path / name, Preprocess(10, 10, "crop", "bilinear"))
+            assert found.shape == (10, 10, 3)
+            assert (found == (0, 0, 255)).all(axis=2)[1:-1, 1:-1].all()
+
+    def test_interpolation(self, tmp_path, picture):
+        picture.save(tmp_path / "x.png")
+        bicubic = read_image(tmp_path / "x.png", Preprocess(9, 9, "squash", "bicubic"))
+        bilinear = read_image(tmp_path / "x.png", Preprocess(9, 9, "squash", "bilinear"))
+        wanted = picture.resize((9, 9), Image.Resampling.BICUBIC)
+        assert np.array_equal(bicubic, np.asarray(wanted))
+        assert not np.array_equal(bicubic, bilinear)
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+    def test_odd_sizes(self, tmp_path, size):
+        Image.new("RGB", size, "red").save(tmp_path / "x.png")
+        for resize in ("squash", "crop"):
+            found = read_image(tmp_path / "x.png", Preprocess(16, 16, resize))
+            assert (found == (255, 0, 0)).all()
+
+
+def png_of_size(width, height):
+    """A PNG that says how large it is and holds next to nothing."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
+
+
+class TestRefuse:
+    def test_no_file(self, tmp_path):
+        assert "missing" in refused(tmp_path / "x.jpg")
+        assert "no ordinary file" in refused(tmp_path)
+
+    def test_a_pipe_does_not_hang(self, tmp_path):
+        os.mkfifo(tmp_path / "x.jpg")
+        assert "no ordinary file" in refused(tmp_path / "x.jpg")
+
+    def test_zero_bytes(self, tmp_path):
+        (tmp_path / "x.jpg").write_bytes(b"")
+        assert "is empty" in refused(tmp_path / "x.jpg")
+
+    def test_text_with_the_name_of_a_photo(self, tmp_path):
+        (tmp_path / "x.jpg").write_text("not a photo")
+        assert "no image" in refused(tmp_path / "x.jpg")
+
+    def test_a_format_that_is_not_on_the_list(self, tmp_path, picture):
+        picture.save(tmp_path / "x.jpg", "ICO")
+        assert "use one of JPEG" in refused(tmp_path / "x.jpg")
+
+    @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.tif"])
+    def test_truncated(self, tmp_path, name):
+        noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        assert "damaged or incomplete" in refused(tmp_path / name)
+
+    @pytest.mark.parametrize("size", [(20_000, 20_000), (MAX_PIXELS + 1, 1), (12_000, 11_000)])
+    def test_too_many_pixels(self, tmp_path, size):
+        (tmp_path / "x.png").write_bytes(png_of_size(*size))
+        assert "too large" in refused(tmp_path / "x.png")
+
+    def test_a_phone_may_have_108_megapixels(self, tmp_path):
+        # Above the size at which Pillow warns; the file is refused for being incomplete instead.
+        (tmp_path / "x.png").write_bytes(png_of_size(12_000, 9_000))
+        assert "damaged or incomplete" in refused(tmp_path / "x.png")
+
+    @given(st.data())
+    @settings(max_examples=150, deadline=None)
+    def test_damage_is_an_image_error_or_no_harm(self, damaged, data):
+        path, content = damaged
+        changed = bytearray(content)
+        for _ in range(data.draw(st.integers(1, 4))):
+            changed[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(changed[: data.draw(st.integers(1, len(content)))])
+        try:
+            assert read_image(path, SQUASH).shape == (16, 16, 3)
+        except ImageError as error:
+            assert error.hint
+
+
+@pytest.fixture(scope="module", params=["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
+def damaged(request, tmp_path_factory):
+    """The path and the content of a small file, to be written with changes."""
+    path = tmp_path_factory.mktemp("damaged") / "x"
+    image = Image.radial_gradient("L").resize((24, 24)).convert("P")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = image.convert("RGB") if request.param in ("JPEG", "WEBP") else image
+    image.save(path, request.param, exif=exif)
+    return path, path.read_bytes()
+
+
+class TestWarnings:
+    """Pillow warns of what is odd but readable. Nobody asked, and as an error it would stop us."""
+
+    def test_filters_are_as_before_after_threads_overlap(self, tmp_path, picture):
+        path = tmp_path / "x.jpg"
+        picture.save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+        before = list(warnings.filters)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        threads = [
+            threading.Thread(target=lambda: [read_image(path, SAME) for _ in range(20)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+        assert warnings.filters == before
+
+    def test_nothing_on_stderr(self, tmp_path, picture):
+        picture.save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+        (tmp_path / "large.png").write_bytes(png_of_size(12_000, 9_000))
+        code = (
+            "from mrnn_runtime.images import read_image\n"
+            "from mrnn_runtime.errors import ImageError\n"
+            "from mrnn_runtime.types import Preprocess\n"
+            "for name in ('x.jpg', 'large.png'):\n"
+            "    try:\n"
+            "        read_image(name, Preprocess(8, 8))\n"
+            "    except ImageError:\n"
+            "        print('refused', name)\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-W", "always", "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ran.stdout.split() == ["refused", "large.png"]
+        assert "PIL" not in ran.stderr
+
+
+class TestFind:
+    def test_files_in_the_order_given(self, tmp_path):
+        for name in ("b.jpg", "a.txt"):
+            (tmp_path / name).touch()
+        paths = [str(tmp_path / "b.jpg"), tmp_path / "a.txt", tmp_path / "b.jpg"]
+        assert find_images(paths) == [tmp_path / "b.jpg", tmp_path / "a.txt", tmp_path / "b.jpg"]
+        assert find_images([]) == []
+
+    def test_a_folder_is_walked_and_sorted(self, tmp_path):
+        names = ("z.JPG", "a/b.png", "a/a.webp", "B.jpeg", "notes.txt", "a/c/d.tiff", "jpg")
+        for name in (*names, ".hidden.jpg", ".cache/x.jpg", "a/.thumbs/x.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
+        assert found == ["B.jpeg", "a/a.webp", "a/b.png", "a/c/d.tiff", "z.JPG"]
+
+    def test_a_hidden_folder_may_be_named(self, tmp_path):
+        (tmp_path / ".photos").mkdir()
+        (tmp_path / ".photos" / "x.jpg").touch()
+        assert find_images([tmp_path / ".photos"]) == [tmp_path / ".photos" / "x.jpg"]
+
+    def test_links_in_a_circle_end(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.jpg").touch()
+        (tmp_path / "a" / "up").symlink_to(tmp_path)
+        (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+        assert find_images([tmp_path]) == [tmp_path / "a" / "x.jpg", tmp_path / "self.jpg"]
+        assert "missing" in refused(tmp_path / "self.jpg")
+
+    def test_paths_stay_as_they_were_named(self, tmp_path, monkeypatch):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "x.jpg").touch()
+        monkeypatch.chdir(tmp_path)
+        assert [str(path) for path in find_images(["photos"])] == [os.path.join("photos", "x.jpg")]
+
+    @pytest.mark.parametrize(
+        ("name", "complaint"),
+        [
+            ("missing.jpg", "does not exist"),
+            ("empty", "holds no images"),
+            ("pipe", "neither a file nor a folder"),
+            ("loop", "does not exist"),
+        ],
+    )
+    def test_what_cannot_be_found(self, tmp_path, name, complaint):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "notes.txt").touch()
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        with pytest.raises(UsageError, match=complaint) as caught:
+            find_images([tmp_path / name])
+        assert name in caught.value.message
+        assert caught.value.hint

@@ -1,0 +1,66 @@
+"""What is public, and what importing it costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mrnn_runtime
+
+HEAVY = {"PIL", "numpy", "onnxruntime", "tokenizers", "torch"}
+
+
+def loaded_by(code):
+    """Run code in a process of its own; return which heavy modules it loaded."""
+    script = f"{code}\nimport sys; print(*sys.modules, file=sys.__stderr__)"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    return HEAVY & set(child.stderr.split())
+
+
+def test_all_is_sorted_and_is_what_can_be_imported():
+    assert mrnn_runtime.__all__ == sorted(mrnn_runtime.__all__)
+    assert set(mrnn_runtime.__all__) == {"__version__", *mrnn_runtime._HOME}
+    assert set(mrnn_runtime.__all__) <= set(dir(mrnn_runtime))
+    for name in mrnn_runtime.__all__:
+        assert getattr(mrnn_runtime, name) is getattr(mrnn_runtime, name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        mrnn_runtime.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mrnn_runtime",
+        "from mrnn_runtime import Component, DecodeOptions, MrnnError, hookimpl",
+        "from mrnn_runtime import Bundle, load_bundle",
+        "from mrnn_runtime.plugins import manager; manager()",
+        "from mrnn_runtime.cli import build; build()",
+    ],
+)
+def test_light_parts_load_nothing_heavy(code):
+    assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["caption", "--help"], ["plugins"]])
+def test_the_command_line_loads_nothing_heavy_where_it_needs_nothing(args):
+    code = f"""
+from mrnn_runtime.cli import main
+try:
+    main({args!r})
+except SystemExit as exit:
+    assert not exit.code
+"""
+    assert loaded_by(code) == set()
+
+
+def test_the_runtime_never_loads_torch():
+    code = "import mrnn_runtime; [getattr(mrnn_runtime, name) for name in mrnn_runtime.__all__]"
+    assert "torch" not in loaded_by(code)
+
+
+def test_the_probe_sees_what_is_loaded():
+    assert "numpy" in loaded_by("from mrnn_runtime import Captioner")

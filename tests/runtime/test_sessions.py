@@ -1,0 +1,122 @@
+"""Sessions: what is set, what comes out, and that every failure is one of our errors."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mrnn_runtime.errors import BundleError, ProviderError, UsageError
+from mrnn_runtime.manifest import TensorSpec
+from mrnn_runtime.sessions import Session, make_session
+
+IMAGES = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+
+
+def cell_feeds(*tokens):
+    rows = len(tokens)
+    return {
+        "token": np.array(tokens),
+        "image_term": np.zeros((rows, 6), np.float32),
+        "state": np.zeros((rows, 5), np.float32),
+        "k": np.array([3]),
+    }
+
+
+def test_a_session_tells_what_it_is(tiny_bundle, capfd):
+    session = make_session(tiny_bundle / "encoder.onnx", "cpu")
+    assert session.provider == "CPUExecutionProvider"
+    assert session.inputs == (TensorSpec("image", "uint8", ("n", 16, 16, 3)),)
+    assert session.outputs[0] == TensorSpec("image_term", "float32", ("n", 6))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_what_is_asked_for_comes_out(tiny_bundle):
+    session = make_session(tiny_bundle / "cell.onnx", "cpu", threads=1)
+    ids, state = session.run(["best_ids", "next_state"], cell_feeds(1, 4))
+    assert (ids.shape, ids.dtype) == ((2, 3), np.int64)
+    assert (state.shape, state.dtype) == ((2, 5), np.float32)
+
+
+def test_options(tiny_bundle):
+    options = make_session(tiny_bundle / "encoder.onnx", "cpu", 2)._session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_threads_change_nothing(tiny_bundle):
+    one, two = (make_session(tiny_bundle / "encoder.onnx", "cpu", threads) for threads in (1, 2))
+    names = [tensor.name for tensor in one.outputs]
+    for a, b in zip(*(s.run(names, {"image": IMAGES}) for s in (one, two)), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_what_cannot_be_asked_for(tiny_bundle):
+    with pytest.raises(UsageError, match="threads"):
+        make_session(tiny_bundle / "encoder.onnx", "cpu", -1)
+    with pytest.raises(UsageError, match="unknown provider"):
+        make_session(tiny_bundle / "encoder.onnx", "gpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 99, None, "half"])
+def test_a_file_that_is_no_model(tiny_copy, content, capfd):
+    path = tiny_copy / "encoder.onnx"
+    if content is None:
+        path.unlink()
+    else:
+        half = path.read_bytes()[: path.stat().st_size // 2]
+        path.write_bytes(half if content == "half" else content)
+    with pytest.raises(BundleError, match=r"encoder\.onnx does not load on cpu") as caught:
+        make_session(path, "cpu")
+    assert caught.value.hint
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_that_are_missing_or_cut(tiny_copy):
+    path = tiny_copy / "cell.onnx.data"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BundleError, match=r"cell\.onnx does not load"):
+        make_session(tiny_copy / "cell.onnx", "cpu")
+    path.unlink()
+    with pytest.raises(BundleError, match=r"cell\.onnx does not load"):
+        make_session(tiny_copy / "cell.onnx", "cpu")
+
+
+@pytest.mark.parametrize("place", ["../outside.data", "absolute", "linked.data"])
+def test_weights_outside_the_folder_are_not_read(tiny_copy, tmp_path, place):
+    import onnx
+
+    outside = shutil.copy(tiny_copy / "cell.onnx.data", tmp_path / "outside.data")
+    (tiny_copy / "linked.data").symlink_to(outside)
+    model = onnx.load_model(tiny_copy / "cell.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(outside) if place == "absolute" else place
+    (tiny_copy / "cell.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"cell\.onnx does not load"):
+        make_session(tiny_copy / "cell.onnx", "cpu")
+
+
+def test_a_run_that_fails_on_the_cpu_is_the_model(tiny_bundle):
+    session = make_session(tiny_bundle / "cell.onnx", "cpu")
+    with pytest.raises(BundleError, match=r"cell\.onnx failed on CPUExecutionProvider"):
+        session.run(["best_ids"], cell_feeds(12))
+
+
+def test_a_run_that_fails_on_a_gpu_is_the_provider(tmp_path):
+    class OutOfMemory:
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_inputs(self):
+            return []
+
+        get_outputs = get_inputs
+
+        def run(self, outputs, feeds):
+            raise RuntimeError("Failed to allocate memory")
+
+    session = Session(OutOfMemory(), tmp_path / "cell.onnx")
+    with pytest.raises(ProviderError, match="failed on CUDAExecutionProvider") as caught:
+        session.run(["best_ids"], {})
+    assert "smaller batches" in caught.value.hint

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.fields import Fields
@@ -59,7 +59,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     _check_place(root, MANIFEST)
     try:
-        top = Fields(json.loads(path.read_bytes(), parse_constant=_refuse_constant), path)
+        top = Fields(json.loads(path.read_bytes()), path)
         seal = _seal(top.values)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON: {error}", hint=_DAMAGED) from error
@@ -104,10 +104,6 @@ def write_manifest(folder: Path | str, manifest: Mapping[str, Any]) -> None:
     scratch = root / f".{MANIFEST}.{os.getpid()}"
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(root / MANIFEST)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

@@ -117,7 +117,9 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+    raise UsageError(
+        f"{error.filename} cannot be read: {error.strerror}", hint="check its permissions"
+    ) from error
 
 
 def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:

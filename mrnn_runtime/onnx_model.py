@@ -161,7 +161,7 @@ class OnnxStepModel:
         """
         rows, k = len(tokens), min(top_k, self.vocabulary_size)
         self._check(tokens, state, k)
-        if rows == 0:
+        if rows == 0:  # not every provider takes empty tensors
             return self._no_rows(k, full), state
         best = ["best_values", "best_ids"] if k else []
         rest = ["log_probs"] if full else []

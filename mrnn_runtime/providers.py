@@ -216,7 +216,10 @@ def _mend() -> str:
     if len(installed) > 1:
         return f"{' and '.join(installed)} overwrite each other: {_BOTH_WHEELS}{_EXTRAS}"
     if installed == ("onnxruntime",):
-        return 'onnxruntime is for CPUs: pip uninstall it, then pip install "mrnn-runtime[gpu]"'
+        return (
+            "onnxruntime is the CPU wheel: pip uninstall -y onnxruntime, then"
+            ' pip install "mrnn-runtime[gpu]"'
+        )
     return f"reinstall it: {_BOTH_WHEELS}{_EXTRAS}"
 
 

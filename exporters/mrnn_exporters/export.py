@@ -166,7 +166,7 @@ def run(
     bundle = bundles.load_bundle(output)
     encoder, model = load_model(bundle, provider="cpu", threads=1)
     golden = record_golden(encoder, model, *_golden_inputs(bundle))
-    np.savez_compressed(output / "golden.npz", **golden)
+    np.savez_compressed(output / "golden.npz", allow_pickle=False, **golden)
     parity = compare(encoder, model, encoder_graph, step, backbone.preprocess, compared)
     if parity.log_prob > TOLERANCE or parity.captions:
         (output / "bundle.json").unlink()

@@ -153,7 +153,8 @@ class GatedRecurrence(nn.Module):
 
     def gates(self, word: Tensor) -> Tensor:
         """What depends on the word alone: W w + b, [..., 3 q]."""
-        return self.input(word)
+        gates: Tensor = self.input(word)
+        return gates
 
     def advance(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One step: gates [r, 3 q] and the state before it -> the state after it."""
@@ -190,13 +191,14 @@ class MultimodalNet(nn.Module):
 
     def words(self, tokens: Tensor) -> Tensor:
         """Embedding I and II: tokens int64 [s] -> w(t) float32 [s, e]. II is linear."""
-        return self.word(self.embedding(tokens))
+        word: Tensor = self.word(self.embedding(tokens))
+        return word
 
     def forward(self, tokens: PackedSequence, features: Tensor) -> Tensor:
         """Teacher forcing: tokens int64 packed [s], features [b, d] -> logits [s, V], packed."""
         word = self.dropout(self.words(tokens.data))
         sizes = tokens.batch_sizes.tolist()
-        gates = self.recurrence.gates(word).split(sizes)
+        gates = torch.split(self.recurrence.gates(word), sizes)
         state = tuple(word.new_zeros(sizes[0], tensor.size) for tensor in self.state)
         hidden = []
         for size, gate in zip(sizes, gates, strict=True):
@@ -206,7 +208,8 @@ class MultimodalNet(nn.Module):
         image_of_token = torch.cat([image[:size] for size in sizes])
         recurrent = self.from_recurrent(self.dropout(torch.cat(hidden)))
         multimodal = g2(self.from_word(word) + recurrent + image_of_token)
-        return self.output(self.dropout(multimodal))
+        logits: Tensor = self.output(self.dropout(multimodal))
+        return logits
 
     def encode(self, features: Tensor) -> tuple[Tensor, ...]:
         """Features [n, d] -> image_term [n, m] = 2/3 V_I I: the 2/3 of g2 is folded in."""
@@ -243,7 +246,7 @@ class FoldedStep(nn.Module):
 
     def forward(self, token: Tensor, image_term: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Token int64 [r], image_term [r, m], state -> (logits [r, V], *state)."""
-        gates, word = functional.embedding(token, self.table).split(self.split, dim=1)
+        gates, word = torch.split(functional.embedding(token, self.table), self.split, dim=1)
         after = self.recurrence.advance(gates, state)
         multimodal = torch.tanh(
             word + functional.linear(after[0], self.from_recurrent) + image_term

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import callbacks, loggers
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,7 @@ from mrnn_runtime.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from torch.nn.utils.rnn import PackedSequence
@@ -54,7 +56,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
-        return Batch(self.tokens.to(device), self.target.to(device), self.features.to(device))
+        tokens = self.tokens.to(device)  # type: ignore[arg-type]
+        return Batch(tokens, self.target.to(device), self.features.to(device))
 
 
 class Captions(Dataset[tuple[list[int], Tensor]]):
@@ -94,7 +97,7 @@ class Captions(Dataset[tuple[list[int], Tensor]]):
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles by (seed, epoch) and tells the data set which epoch it is."""
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (caption, epoch)."""
         for index in super().__iter__():
             yield index, self.epoch  # type: ignore[misc]
@@ -175,12 +178,14 @@ class Trainee(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """PPL = 2 ** (-(1/L) sum log2 P), over all words of the split."""
-        cost, words = self.all_gather(self._cost).reshape(-1, 2).sum(dim=0)
+        every = self.all_gather(self._cost)
+        assert isinstance(every, Tensor)
+        cost, words = every.reshape(-1, 2).sum(dim=0)
         self.log(
             "dev_perplexity", torch.exp(cost / words).float(), prog_bar=True, rank_zero_only=True
         )
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW under one cosine cycle."""
         config = self.config
         optimizer = torch.optim.AdamW(
@@ -207,7 +212,8 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     Raises:
         UsageError: the folder is in use, or holds a run with another configuration.
     """
-    _claim(config, output, resume=resume)
+    if _is_main():
+        _claim(config, output, resume=resume)
     examples = {
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
@@ -245,8 +251,14 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         },
     }
     finished = Run(output, config, facts)
-    finished.save(trainee.net)
+    if _is_main():
+        finished.save(trainee.net)
     return finished
+
+
+def _is_main() -> bool:
+    """Whether this is the process that writes, where Lightning started several."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -323,7 +335,7 @@ def _fit(
         trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
     checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
     trainee.load_state_dict(checkpoint["state_dict"])
-    facts = {
+    facts: dict[str, object] = {
         "epochs": trainer.current_epoch,
         "best_epoch": int(checkpoint["epoch"]) + 1,
         "dev_perplexity": round(float(keep.best_model_score or 0.0), 4),

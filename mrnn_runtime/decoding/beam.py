@@ -45,6 +45,7 @@ class Beam:
 
         Raises:
             UsageError: the options do not fit the model's vocabulary.
+            BundleError: the model's log-probabilities are not finite.
         """
         if not len(images):
             return []
@@ -88,9 +89,8 @@ def _continuations(
 
     Returns:
         The images that have rows, int64 [a]; and of each of their c <= ``count`` best
-        continuations, best
-        first: the row that it continues, int64 [a, c]; its token, int64 [a, c]; the new sum of
-        log-probabilities, float64 [a, c], -inf where there is no such continuation.
+        continuations, best first: the row that it continues, int64 [a, c]; its token, int64 [a, c];
+        the new sum of log-probabilities, float64 [a, c], -inf where there is no such continuation.
     """
     starts = np.flatnonzero(np.diff(rows.owner, prepend=-1))
     sizes = np.diff(starts, append=len(rows))

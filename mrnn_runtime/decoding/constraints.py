@@ -140,8 +140,7 @@ class Constraints:
         if places <= 0:
             none = np.empty(0, dtype=np.int64)
             return table, none, none
-        # Where do the last size - 1 words stand already? The word behind them there may not follow
-        # here.
+        # Where the last size - 1 words stand already, the word behind them may not follow again.
         same = np.ones((len(words), places), dtype=np.bool_)
         for i in range(size - 1):
             same &= words[:, i : i + places] == words[:, places + i, np.newaxis]

@@ -30,6 +30,7 @@ class Greedy:
 
         Raises:
             UsageError: the options do not fit the model's vocabulary.
+            BundleError: the model's log-probabilities are not finite.
         """
         if not len(images):
             return []

@@ -39,6 +39,7 @@ class Sample:
 
         Raises:
             UsageError: the options do not fit the model's vocabulary.
+            BundleError: the model's log-probabilities are not finite.
         """
         if not len(images):
             return []
@@ -82,7 +83,7 @@ def _stream(images: EncodedImages, image: int, seed: int) -> np.random.Generator
 
 
 def _weights(log_probs: NDArray[np.float64], options: DecodeOptions) -> NDArray[np.float64]:
-    """Return the weights to draw by, float64 [r, k]: 0 for what may not be drawn, the best one 1.
+    """Return the weights to draw by, float64 [r, k]: 0 for what may not be drawn.
 
     Args:
         log_probs: float64 [r, k], -inf where forbidden; falling in each row where ``top_k`` is set.

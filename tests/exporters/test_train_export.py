@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+
 from mrnn_exporters import export, train
 from mrnn_exporters.runs import Run, TrainConfig
 from mrnn_runtime import load
 from mrnn_runtime.errors import BundleError, UsageError
-from PIL import Image
-from safetensors.torch import load_file
 
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}

@@ -161,6 +161,19 @@ def test_images_with_unequal_numbers_of_hypotheses_share_a_batch():
         assert Beam().decode(model, images, options) == alone
 
 
+def test_a_search_ends_when_the_best_live_hypothesis_can_only_tie():
+    model = Bigrams({BOS: {A: 1.0}, A: {EOS: 0.5, B: 0.5}, B: {EOS: 1.0}})
+    assert texts(decode(Beam(), model, beam_size=2)[0]) == ["A"]
+    assert [tokens for tokens, _, _ in model.asked] == [[BOS], [A, B]]
+
+
+@pytest.mark.parametrize(("top_p", "drawn"), [(1 / 3, {"A"}), (0.5, {"A", "B"})])
+def test_top_p_takes_the_fewest_and_of_equal_tokens_the_lower_ids(top_p, drawn):
+    model = Bigrams({BOS: {A: 1 / 3, B: 1 / 3, C: 1 / 3}})
+    found = decode(Sample(), model, top_p=top_p, n_best=50, max_length=1)[0]
+    assert set(texts(found)) == drawn
+
+
 def test_greedy_asks_for_one_token_and_those_that_may_be_forbidden():
     model = Bigrams(TRAP)
     decode(Greedy(), model, count=2, min_length=2, max_length=2)

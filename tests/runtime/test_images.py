@@ -378,3 +378,12 @@ class TestFind:
             find_images([tmp_path / name])
         assert name in caught.value.message
         assert caught.value.hint
+
+    def test_a_folder_that_may_not_be_read(self, tmp_path, monkeypatch):
+        # Tests may run as root, whom no permission stops.
+        def scandir(place):
+            raise PermissionError(13, "Permission denied", str(place))
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(UsageError, match="cannot be read: Permission denied"):
+            find_images([tmp_path])

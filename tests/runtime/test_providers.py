@@ -77,13 +77,13 @@ class Play:
 class PlaySession:
     def __init__(self, comes_up, asked, enable_fallback, adds):
         self.comes_up, self.asked, self.adds = comes_up, asked, adds
-        self.fallback = bool(enable_fallback)
+        self.falls_back_at_start, self.falls_back_later = bool(enable_fallback), True
 
     def get_providers(self):
         return list(self.comes_up)
 
     def disable_fallback(self):
-        self.fallback = False
+        self.falls_back_later = False
 
     def run(self, outputs, feeds):
         return [feeds["x"] * self.adds]
@@ -196,7 +196,8 @@ class TestNamed:
         actor = play(listed=GPU_WHEEL, comes_up=[CUDA, CPU])
         session = open_session("x.onnx", "cuda", None)
         assert session.asked == [(CUDA, {"use_tf32": "0"}), CPU]
-        assert not session.fallback
+        assert not session.falls_back_at_start
+        assert not session.falls_back_later
         assert actor.sessions == [session]
         assert probe("cuda").works
 

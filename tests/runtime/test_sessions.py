@@ -30,6 +30,16 @@ def test_a_session_tells_what_it_is(tiny_bundle, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_onnx_runtime_keeps_its_remarks_to_itself(tiny_copy, capfd):
+    import onnx
+
+    model = onnx.load_model(tiny_copy / "encoder.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(IMAGES, "unused"))
+    onnx.save_model(model, tiny_copy / "encoder.onnx")
+    make_session(tiny_copy / "encoder.onnx", "cpu")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_only_what_is_asked_for_comes_out(tiny_bundle):
     session = make_session(tiny_bundle / "cell.onnx", "cpu", threads=1)
     ids, state = session.run(["best_ids", "next_state"], cell_feeds(1, 4))

@@ -62,6 +62,12 @@ def test_rows_do_not_depend_on_their_neighbours():
         assert np.array_equal(after(model, images.take(np.array([i])), 1, 7, 9)[0], together[i])
 
 
+def test_no_images_have_no_rows():
+    model = TableModel()
+    scores, state = model.step(np.empty(0, dtype=np.int64), model.start(encoded_images(0)), 3)
+    assert (len(state), scores.ids.shape) == (0, (0, 3))
+
+
 def test_a_state_moves_with_its_rows():
     model = TableModel()
     _, state = model.step(np.array([4, 5, 6]), model.start(encoded_images(3)), 0)

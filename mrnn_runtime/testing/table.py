@@ -1,10 +1,11 @@
-"""For the tests of decoders, rerankers and plugins: a small model that needs no files.
+"""A small model that needs no files, and images for it.
 
 Letters in shapes: n images, r rows, V vocabulary, k best, d feature size.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from mrnn_runtime.types import EncodedImages, Scores, SpecialTokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = ["TableModel", "TableState", "encoded_images"]
 
 
 def encoded_images(count: int, *, seed: int = 0, feature_size: int = 4) -> EncodedImages:
@@ -62,10 +61,9 @@ class TableModel:
 
     The logit of a token is a hash of the image, the tokens fed so far, their number and the token
     itself: as good as a table of random numbers with an entry for every sentence, without the
-        table. The
-    ids of pad, bos, eos and unk are 0, 1, 2 and 3; words start at 4. Results are equal bit for bit
-    whatever else is in the batch. What ONNX Runtime would take in silence, such as token -1, is
-    refused.
+    table. The ids of pad, bos, eos and unk are 0, 1, 2 and 3; words start at 4. Results are equal
+    bit for bit whatever else is in the batch. What ONNX Runtime would take in silence, such as
+    token -1, is refused.
     """
 
     def __init__(
@@ -109,7 +107,8 @@ class TableModel:
         """Return the state before the start sign: one row an image, in order."""
         image = np.repeat(_hash(self._seed), len(images))
         for name in sorted(images.inputs):
-            flat = np.ascontiguousarray(images.inputs[name]).reshape(len(images), -1)
+            array = np.ascontiguousarray(images.inputs[name])
+            flat = array.reshape(len(images), math.prod(array.shape[1:]))
             for column in flat.view(np.uint8).T:
                 image = _hash(image ^ column)
         zeros = np.zeros(len(images), dtype=np.uint64)

@@ -1,0 +1,172 @@
+"""Which checks there are for what a plugin offers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.bundle import load_bundle
+from mrnn_runtime.errors import PluginError
+from mrnn_runtime.hookspecs import PROJECT
+from mrnn_runtime.plugins import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from types import ModuleType
+
+    from mrnn_runtime.contracts import Component
+    from mrnn_runtime.plugins import Kind
+
+# Each of these modules has CHECKS: functions that take a component's target. Those of the parts
+# that torch trains live where torch lives.
+_KITS: dict[Kind, str] = {
+    "backbones": "mrnn_exporters.testing.backbones",
+    "cells": "mrnn_exporters.testing.cells",
+    "decoders": "mrnn_runtime.testing.decoders",
+    "models": "mrnn_runtime.testing.models",
+    "rerankers": "mrnn_runtime.testing.rerankers",
+}
+_TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule of a contract; ``str(check)`` is its name.
+
+    Attributes:
+        name: who is checked, and what for.
+        run: returns where the rule is kept, else raises AssertionError, which says what is wrong,
+            or what the plugin itself raised.
+    """
+
+    name: str
+    run: Callable[[], None]
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+def checks_for(component: Component, kind: Kind, *, bundle: Path | None = None) -> list[Check]:
+    """Return the checks of one component.
+
+    Args:
+        component: what a hook registers.
+        kind: ``backbones``, ``cells``, ``decoders``, ``models`` or ``rerankers``.
+        bundle: the folder of the bundle that a reranker is made for; by default the tiny one.
+
+    Raises:
+        PluginError: the checks of this kind are not installed.
+    """
+    try:
+        kit = importlib.import_module(_KITS[kind])
+    except ImportError as error:
+        raise PluginError(
+            f"the checks of {kind} are part of mrnn-exporters: {error}",
+            hint="pip install mrnn-exporters (it brings torch)",
+        ) from error
+
+    def run(check: Callable[[Any], None]) -> None:
+        target = component.load()
+        if kind == "rerankers":
+            target = partial(target, load_bundle(bundle or _TINY))
+        check(target)
+
+    return [
+        Check(f"{component.name}: {check.__name__.replace('_', ' ')}", partial(run, check))
+        for check in kit.CHECKS
+    ]
+
+
+def plugin_checks(
+    plugin: ModuleType, *, only: Collection[str] = (), bundle: Path | None = None
+) -> list[Check]:
+    """Return the checks of a whole plugin: of its hooks, its commands and its components.
+
+    The plugin need not be installed; its package must be importable.
+
+    Args:
+        plugin: the module that implements the hooks.
+        only: names of the components to check, where all would take too long.
+        bundle: see ``checks_for``.
+    """
+    whole = {
+        "the manager admits it, and finds nothing wrong": _admitted,
+        "its commands explain themselves": _commands_have_help,
+    }
+    checks = [
+        Check(f"{plugin.__name__}: {rule}", partial(check, plugin.__name__))
+        for rule, check in whole.items()
+    ]
+    for kind in KINDS:
+        for component in getattr(plugin, f"{PROJECT}_{kind}", list)():
+            if not only or component.name in only:
+                checks += checks_for(component, kind, bundle=bundle)
+    return checks
+
+
+def tiny_bundle(folder: Path) -> Path:
+    """Write a small, real bundle into ``folder``, which must not exist, and return it.
+
+    It is an m-RNN with random weights for 16 x 16 pixels and 12 tokens: its captions mean nothing,
+    but its files are what an exporter writes, and all of the runtime runs on them.
+    """
+    return Path(shutil.copytree(_TINY, folder))
+
+
+def require(rule: object, complaint: str) -> None:
+    """Raise AssertionError unless ``rule`` holds; unlike ``assert``, also under ``python -O``."""
+    if not rule:
+        raise AssertionError(complaint)
+
+
+def _admitted(module: str) -> None:
+    problems = _report(module)["problems"]
+    require(not problems, "; ".join(problems))
+
+
+def _commands_have_help(module: str) -> None:
+    for command in _report(module)["commands"]:
+        child = _mrnn(module, command, "--help")
+        require(child.returncode == 0, f"mrnn {command} --help fails: {child.stderr}")
+        text = child.stdout.partition("\n\n")[2]
+        require(not text.startswith("Options:"), f"mrnn {command} has no docstring to show as help")
+
+
+def _report(module: str) -> Any:  # noqa: ANN401 - JSON
+    child = _mrnn(module, "plugins", "--check", "--json")
+    require(child.stdout, f"mrnn plugins says nothing but {child.stderr}")
+    (record,) = [one for one in json.loads(child.stdout) if one["dist"] == "contract-check"]
+    return record
+
+
+def _mrnn(module: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run ``mrnn`` in a process of its own, in which ``module`` is the only plugin."""
+    with TemporaryDirectory() as folder:
+        info = Path(folder, "contract_check-1.dist-info")
+        info.mkdir()
+        facts = "Metadata-Version: 2.1\nName: contract-check\nVersion: 1\n"
+        (info / "METADATA").write_text(facts, encoding="utf-8")
+        entry = f"[{PROJECT}]\ncontract-check = {module}\n"
+        (info / "entry_points.txt").write_text(entry, encoding="utf-8")
+        others = {point.dist.name for point in entry_points(group=PROJECT) if point.dist}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([folder, *filter(None, sys.path)]),
+            "MRNN_DISABLE_PLUGINS": ",".join(others),
+            "MRNN_STRICT_PLUGINS": "",
+        }
+        command = [sys.executable, "-m", "mrnn_runtime", *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False
+        )

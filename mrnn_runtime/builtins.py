@@ -26,3 +26,26 @@ def mrnn_decoders() -> list[Component]:
             "captions drawn from the model's distribution, repeatable by seed",
         ),
     ]
+
+
+@hookimpl
+def mrnn_rerankers() -> list[Component]:
+    """Register the rerankers that every installation has."""
+    return [
+        Component(
+            "consensus-cider",
+            "mrnn_runtime.rerankers:consensus_cider",
+            "agrees most, by CIDEr-D, with what people said about similar photos",
+        ),
+        Component(
+            "consensus-bleu",
+            "mrnn_runtime.rerankers:consensus_bleu",
+            "agrees most, by shared n-grams, with what people said about similar photos",
+        ),
+        Component("log-prob", "mrnn_runtime.rerankers:log_prob", "the most likely caption"),
+        Component(
+            "length-normalised",
+            "mrnn_runtime.rerankers:length_normalised",
+            "the caption that is most likely per word",
+        ),
+    ]

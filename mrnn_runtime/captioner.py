@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle import load_bundle
-from mrnn_runtime.errors import ImageError, MrnnError, PluginError, UsageError
+from mrnn_runtime.candidates import Found, Search, blaming
+from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import find_images, read_image
 from mrnn_runtime.manifest import TOKENIZER
 from mrnn_runtime.onnx_model import load_model
-from mrnn_runtime.plugins import describe, manager
-from mrnn_runtime.types import Caption, CaptionCandidate
+from mrnn_runtime.plugins import manager
+from mrnn_runtime.types import Caption, CaptionCandidate, RerankOptions
 from mrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime.bundle import Bundle
-    from mrnn_runtime.contracts import Decoder, Encoder, Reranker, StepModel
+    from mrnn_runtime.contracts import Encoder, Reranker, StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
 
@@ -73,7 +72,7 @@ def find_model(model: str | Path | None = None) -> Path:
     except UsageError as error:
         mend = "install one (pip install mrnn-flickr8k) or name the folder of a bundle"
         raise UsageError(error.message, hint=f"{error.hint}; {mend}") from None
-    with _blaming(f"model {name!r}"):
+    with blaming(f"model {name!r}"):
         return Path(target())
 
 
@@ -108,6 +107,8 @@ class Captioner:
         batch_size: int = 4,
         decoder: str | None = None,
         reranker: str | None = None,
+        rerank: RerankOptions | None = None,
+        explain: bool = False,
         options: DecodeOptions | None = None,
         beam_size: int | None = None,
         n_best: int | None = None,
@@ -129,6 +130,8 @@ class Captioner:
             batch_size: images per call of the encoder; no caption depends on it.
             decoder: the name of a decoder.
             reranker: the name of a reranker, or ``none``.
+            rerank: how the reranker chooses.
+            explain: whether to fill ``neighbours``, where the reranker can say who voted.
             options: how to search; what follows is put over them.
             beam_size: hypotheses kept per image.
             n_best: candidates per image, at most.
@@ -142,6 +145,7 @@ class Captioner:
         Raises:
             UsageError: a path, a name or a word does not exist, or an option is out of range.
             PluginError: the decoder or the reranker does not load or, later, fails.
+            BundleError: the reranker's references are missing, damaged or another model's.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
@@ -156,7 +160,7 @@ class Captioner:
             banned_words=banned_words,
             prefix=prefix,
         )
-        search = self._search(decoder, reranker, options)
+        search = self._search(decoder, reranker, options, rerank, explain=explain)
         found = find_images([paths] if isinstance(paths, (str, Path)) else paths)
         return (
             caption
@@ -196,30 +200,82 @@ class Captioner:
         given = {name: value for name, value in changes.items() if value is not None}
         return replace(defaults, **given)
 
-    def _search(self, decoder: str | None, reranker: str | None, options: DecodeOptions) -> _Search:
+    def decode(
+        self,
+        images: EncodedImages,
+        *,
+        decoder: str | None = None,
+        options: DecodeOptions | None = None,
+    ) -> list[list[Candidate]]:
+        """Return the candidates of encoded images, at least one each, in the decoder's order.
+
+        Args:
+            images: from ``encoder.encode``.
+            decoder: the name of a decoder; None is the bundle's.
+            options: how to search; None is as the bundle says.
+
+        Raises:
+            UsageError: there is no such decoder.
+            PluginError: the decoder does not load, or fails.
+        """
+        search = self._search(decoder, "none", options or self.bundle.decode_options, None)
+        return search.decode(self.model, images)
+
+    def make_reranker(self, name: str, rerank: RerankOptions | None = None) -> Reranker:
+        """Return the reranker ``name`` for this bundle.
+
+        Args:
+            name: of a reranker.
+            rerank: how it chooses; what is None there is as the bundle says.
+
+        Raises:
+            UsageError: there is no such reranker.
+            PluginError: it does not load, or fails.
+            BundleError: its references are missing, damaged or another model's.
+        """
+        given = rerank or RerankOptions()
+        own = self.bundle.rerank_options.get(name, RerankOptions())
+        merged = replace(given, k=given.k or own.k, m=given.m or own.m)
+        target = manager().load("rerankers", name)
+        with blaming(f"reranker {name!r}"):
+            made: Reranker = target(self.bundle, merged)
+        return made
+
+    def _search(
+        self,
+        decoder: str | None,
+        reranker: str | None,
+        options: DecodeOptions,
+        rerank: RerankOptions | None,
+        *,
+        explain: bool = False,
+    ) -> Search:
         name = decoder or self.bundle.decoder
         target = manager().load("decoders", name)
-        with _blaming(f"decoder {name!r}"):
-            search = _Search(name, target(), options, options.n_best)
+        with blaming(f"decoder {name!r}"):
+            search = Search(name, target(), options, options.n_best)
         ranking = reranker or self.bundle.reranker
         if ranking is None or ranking == "none":
             return search
-        target = manager().load("rerankers", ranking)
-        # A reranker chooses among all that the decoder kept, not only what the caller wants to see.
-        kept = replace(options, n_best=max(options.n_best, options.beam_size))
-        with _blaming(f"reranker {ranking!r}"):
-            return replace(search, options=kept, ranking=ranking, reranker=target(self.bundle))
+        return replace(
+            search,
+            # A reranker chooses among all that the decoder kept, not only what is to be shown.
+            options=replace(options, n_best=max(options.n_best, options.beam_size)),
+            ranking=ranking,
+            reranker=self.make_reranker(ranking, rerank),
+            explain=explain,
+        )
 
-    def _batch(self, paths: Sequence[Path], search: _Search) -> list[Caption]:
+    def _batch(self, paths: Sequence[Path], search: Search) -> list[Caption]:
         images = [self._read(path) for path in paths]
         pixels = [image for image in images if not isinstance(image, ImageError)]
-        ranked: Iterator[Sequence[Candidate]] = iter(())
+        found: Iterator[Found] = iter(())
         if pixels:
-            ranked = iter(search.run(self.model, self.encoder.encode(np.stack(pixels))))
+            found = iter(search.run(self.model, self.encoder.encode(np.stack(pixels))))
         return [
-            self._result(path, search, (), str(image))
+            self._result(path, search, Found(), str(image))
             if isinstance(image, ImageError)
-            else self._result(path, search, next(ranked), None)
+            else self._result(path, search, next(found), None)
             for path, image in zip(paths, images, strict=True)
         ]
 
@@ -229,72 +285,27 @@ class Captioner:
         except ImageError as error:
             return error
 
-    def _result(
-        self, path: Path, search: _Search, candidates: Sequence[Candidate], error: str | None
-    ) -> Caption:
+    def _result(self, path: Path, search: Search, found: Found, error: str | None) -> Caption:
         worded = tuple(
-            CaptionCandidate(self.vocabulary.decode(candidate.tokens), float(candidate.log_prob))
-            for candidate in candidates
+            CaptionCandidate(
+                caption=self.vocabulary.decode(one.candidate.tokens),
+                log_prob=float(one.candidate.log_prob),
+                score=float(one.candidate.score),
+                rank=one.rank,
+                rerank_score=one.score,
+            )
+            for one in found.ranked
         )
         return Caption(
             path=str(path),
             text=worded[0].caption if worded else "",
             log_prob=worded[0].log_prob if worded else 0.0,
-            finished=candidates[0].finished if candidates else False,
+            finished=found.ranked[0].candidate.finished if worded else False,
             candidates=worded,
             model=self.bundle.name,
             provider=self.encoder.provider,
             decoder=search.name,
+            reranker=search.ranking or None,
+            neighbours=found.neighbours,
             error=error,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """A decoder, its options and, perhaps, a reranker: what makes candidates of encoded images."""
-
-    name: str
-    decoder: Decoder
-    options: DecodeOptions
-    n_best: int
-    ranking: str = ""
-    reranker: Reranker | None = None
-
-    def run(self, model: StepModel, images: EncodedImages) -> list[Sequence[Candidate]]:
-        """Return the candidates of each image, best first, at least one.
-
-        Raises:
-            PluginError: the decoder or the reranker fails, or breaks its contract.
-        """
-        found: Sequence[Sequence[Candidate]]
-        with _blaming(f"decoder {self.name!r}"):
-            found = self.decoder.decode(model, images, self.options)
-            if [bool(row) for row in found] != [True] * len(images):
-                raise ValueError(f"it must give candidates for each of {len(images)} images")
-        if self.reranker is not None:
-            with _blaming(f"reranker {self.ranking!r}"):
-                scores = self.reranker.score(images, found)
-                found = [_rank(*pair) for pair in zip(found, scores, strict=True)]
-        return [row[: self.n_best] for row in found]
-
-
-def _rank(candidates: Sequence[Candidate], scores: Sequence[float]) -> list[Candidate]:
-    """Sort candidates by score, the highest first; equal scores keep the decoder's order."""
-    if not all(math.isfinite(score) for score in scores):
-        raise ValueError(f"scores must be finite, not {list(scores)}")
-    pairs = sorted(zip(candidates, scores, strict=True), key=lambda pair: -pair[1])
-    return [candidate for candidate, _ in pairs]
-
-
-@contextmanager
-def _blaming(what: str) -> Iterator[None]:
-    """Turn whatever a plugin raises, beside our own errors, into a PluginError that names it."""
-    try:
-        yield
-    except MrnnError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{what} failed: {describe(error)}",
-            hint="report it to the author of the plugin; mrnn plugins says who that is",
-        ) from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Candidate,
         DecodeOptions,
         EncodedImages,
+        Neighbour,
         Preprocess,
         Scores,
         SpecialTokens,
@@ -162,6 +163,15 @@ class Reranker(Protocol):
         self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
     ) -> list[list[float]]:
         """Return one finite float per candidate, higher is better; the captioner sorts by it."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """What a reranker may offer beside its scores."""
+
+    def explain(self, images: EncodedImages) -> list[list[Neighbour]]:
+        """Return per image the reference images that have a vote, the nearest first."""
         ...
 
 

@@ -18,11 +18,11 @@ class Fields:
     Every method but ``wrong`` raises BundleError where the field is missing or of another kind.
     """
 
-    __slots__ = ("_path", "_where", "values")
+    __slots__ = ("_hint", "_path", "_where", "values")
 
-    def __init__(self, values: object, path: Path, where: str = "") -> None:
-        """Wrap a value of the file ``path`` that stands at ``where``."""
-        self._path, self._where = path, where
+    def __init__(self, values: object, path: Path, where: str = "", *, hint: str = "") -> None:
+        """Wrap a value of the file ``path`` that stands at ``where``; ``hint`` is the mend."""
+        self._path, self._where, self._hint = path, where, hint
         if not isinstance(values, dict):
             raise self.wrong("", "must be an object")
         self.values: dict[str, Any] = values
@@ -31,7 +31,7 @@ class Fields:
         """Return the error that says what is the matter with a field."""
         return BundleError(
             f"{self._path}: {self._at(key) or 'the top level'} {complaint}",
-            hint="export the bundle again; bundle.json is not written by hand",
+            hint=self._hint,
         )
 
     def take(self, key: str, kind: type[T], words: str) -> T:
@@ -73,12 +73,14 @@ class Fields:
 
     def fields(self, key: str) -> Fields:
         """Return an object."""
-        return Fields(self.take(key, dict, "an object"), self._path, self._at(key))
+        value = self.take(key, dict, "an object")
+        return Fields(value, self._path, self._at(key), hint=self._hint)
 
     def each(self, key: str) -> list[Fields]:
         """Return a list of objects."""
         values = enumerate(self.take(key, list, "a list"))
-        return [Fields(value, self._path, f"{self._at(key)}[{i}]") for i, value in values]
+        where = self._at(key)
+        return [Fields(v, self._path, f"{where}[{i}]", hint=self._hint) for i, v in values]
 
     def _at(self, key: str) -> str:
         return ".".join(part for part in (self._where, key) if part)

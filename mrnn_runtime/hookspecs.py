@@ -8,6 +8,9 @@ It names itself in the entry-point group ``mrnn``::
 Every hook but the last returns components: names with string targets, so that the hook module stays
 light. It must import neither numpy nor onnxruntime nor torch; ``mrnn plugins --check`` says when it
 does.
+
+A plugin may say which version of these contracts it was written for, with ``MRNN_CONTRACT = 1`` in
+its hook module; a runtime that is older than that refuses it and says so.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from mrnn_runtime.contracts import Component
 
 PROJECT = "mrnn"
+# Of the hooks and of the contracts behind them; it rises when plugins can rely on something new.
+CONTRACT = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -69,7 +74,9 @@ def mrnn_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def mrnn_rerankers() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Rerankers of candidates. Target: ``(bundle: Bundle) -> Reranker``.
+    """Rerankers of candidates. Target: ``(bundle: Bundle, options: RerankOptions) -> Reranker``.
+
+    One that also has ``explain`` (see ``Explainer``) can say which reference images voted.
 
     Example::
 

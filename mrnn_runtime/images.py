@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mrnn_runtime.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import NoReturn
 
     from numpy.typing import NDArray
@@ -133,6 +135,33 @@ def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         ImageError: there is no such file, or it is no image, damaged or too large.
     """
+    with _opened(path) as image:
+        return np.asarray(_resize(_to_rgb(_upright(image)), preprocess))
+
+
+def thumbnail(path: str | Path, side: int) -> bytes:
+    """Return an image as a small JPEG: no side longer than ``side``, and no metadata.
+
+    Raises:
+        ImageError: there is no such file, or it is no image, damaged or too large.
+    """
+    with _opened(path) as image:
+        image.draft("RGB", (side, side))  # of a JPEG, decode no more than is needed
+        small = _to_rgb(_upright(image))
+        small.thumbnail((side, side))
+        small.info = {}  # a comment would be saved as well
+        jpeg = BytesIO()
+        small.save(jpeg, "JPEG", quality=75)
+        return jpeg.getvalue()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image whose pixels are not decoded yet; what fails inside is an ImageError.
+
+    Raises:
+        ImageError: there is no such file, or it is no image, damaged or too large.
+    """
     if not Path(path).is_file():
         raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
     try:
@@ -141,7 +170,7 @@ def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
         with _QUIET, Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path)
-            return np.asarray(_resize(_to_rgb(_upright(image)), preprocess))
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

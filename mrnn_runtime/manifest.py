@@ -6,12 +6,12 @@ Nothing here touches a file; :mod:`mrnn_runtime.bundle` does.
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.types import DecodeOptions, Preprocess, SpecialTokens
+from mrnn_runtime.sealed import FileFact, file_facts
+from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 DTYPES = ("bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
-
-# An allow-list: what it matches is a relative path without "..", hidden parts, drives, backslashes.
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,6 @@ class StateSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class FileFact:
-    """What a file of the bundle must be."""
-
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle whose facts have been checked: its folder, and the fields of ``bundle.json``.
 
@@ -103,7 +91,7 @@ class Bundle:
         decoder: name of the default decoder.
         decode_options: default options of the search.
         reranker: name of the default reranker, or None.
-        rerank_options: options for it.
+        rerank_options: default options of rerankers, by the reranker's name.
         training: how the model came about; free facts.
         files: every file of the folder but bundle.json, by relative POSIX path.
     """
@@ -125,7 +113,7 @@ class Bundle:
     decoder: str
     decode_options: DecodeOptions
     reranker: str | None
-    rerank_options: Mapping[str, object]
+    rerank_options: Mapping[str, RerankOptions]
     training: Mapping[str, object]
     files: Mapping[str, FileFact]
 
@@ -147,7 +135,6 @@ def parse(folder: Path, top: Fields) -> Bundle:
         BundleError: a field is missing, wrong, or contradicts another; the message names it.
     """
     size = top.integer("vocabulary_size", 5)
-    files = top.fields("files")
     decode = top.fields("decode")
     rerank = top.fields("rerank")
     bundle = Bundle(
@@ -168,9 +155,9 @@ def parse(folder: Path, top: Fields) -> Bundle:
         decoder=decode.text("decoder"),
         decode_options=_decode_options(decode, size),
         reranker=None if rerank.values.get("reranker") is None else rerank.text("reranker"),
-        rerank_options=rerank.fields("options").values,
+        rerank_options=_rerank_options(rerank.fields("options")),
         training=top.fields("training").values,
-        files={name: _file_fact(files, name) for name in files.values},
+        files=file_facts(top, MANIFEST),
     )
     for name in (bundle.encoder.file, bundle.cell.file, TOKENIZER):
         if name not in bundle.files:
@@ -179,16 +166,6 @@ def parse(folder: Path, top: Fields) -> Bundle:
     _check_images_and_states(bundle, top)
     _check_cell(bundle, top)
     return bundle
-
-
-def _file_fact(files: Fields, name: str) -> FileFact:
-    if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-        raise files.wrong("", f"names {name!r}, which is no plain path inside the folder")
-    fact = files.fields(name)
-    digest = fact.text("sha256")
-    if not _SHA256.fullmatch(digest):
-        raise fact.wrong("sha256", "must be 64 hexadecimal digits")
-    return FileFact(digest, fact.integer("bytes"))
 
 
 def _preprocess(top: Fields) -> Preprocess:
@@ -229,6 +206,19 @@ def _decode_options(decode: Fields, size: int) -> DecodeOptions:
         return DecodeOptions(**options)
     except UsageError as error:
         raise decode.wrong("options", f"are refused: {error}") from error
+
+
+def _rerank_options(node: Fields) -> dict[str, RerankOptions]:
+    options = {}
+    for name in node.values:
+        own = node.fields(name)
+        given: dict[str, Any] = {"k": None, "m": None}
+        for key in own.values:
+            if key not in given:
+                raise own.wrong(key, f"is no option; the options are {', '.join(given)}")
+            given[key] = own.integer(key, 1)
+        options[name] = RerankOptions(**given)
+    return options
 
 
 def _state(node: Fields) -> StateSpec:

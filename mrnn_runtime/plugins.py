@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import traceback
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -47,6 +48,7 @@ class PluginReport:
         status: ``ok``; ``conflict`` where another plugin claims one of its names (the rest of it
             works); ``failed`` or ``disabled`` where it offers nothing.
         error: what went wrong, one line, or the empty string.
+        traceback: where it went wrong, many lines, or the empty string.
     """
 
     name: str
@@ -58,6 +60,7 @@ class PluginReport:
     commands: tuple[str, ...] = ()
     status: Status = "ok"
     error: str = ""
+    traceback: str = ""
 
     @property
     def key(self) -> str:
@@ -156,6 +159,7 @@ class PluginManager:
             return replace(report, status="disabled")
         try:
             plugin = load()
+            _check_contract(plugin)
             self._pluggy.register(plugin, name=report.key)
             hooks = _hooks(self._pluggy, plugin)
             components = tuple(self._collect(report))
@@ -169,7 +173,14 @@ class PluginManager:
             raise PluginError(f"plugin {report.name!r} of {report.dist}: {text}") from error
         if self._pluggy.has_plugin(report.key):
             self._pluggy.unregister(name=report.key)
-        return replace(report, hooks=(), components=(), status="failed", error=text)
+        return replace(
+            report,
+            hooks=(),
+            components=(),
+            status="failed",
+            error=text,
+            traceback="".join(traceback.format_exception(error)),
+        )
 
     def _collect(self, report: PluginReport) -> Iterator[tuple[Kind, Component]]:
         """Call the component hooks of one plugin."""
@@ -226,7 +237,12 @@ def manager() -> PluginManager:
     """
     names = os.environ.get("MRNN_DISABLE_PLUGINS", "").split(",")
     disabled = frozenset(name.strip() for name in names if name.strip())
-    return _manager(disabled, os.environ.get("MRNN_STRICT_PLUGINS", "") not in ("", "0"))
+    return _manager(disabled, is_strict())
+
+
+def is_strict() -> bool:
+    """Say whether MRNN_STRICT_PLUGINS is set."""
+    return os.environ.get("MRNN_STRICT_PLUGINS", "") not in ("", "0")
 
 
 @cache
@@ -261,6 +277,23 @@ def _sources() -> list[tuple[PluginReport, Callable[[], object]]]:
         found.append((PluginReport(point.name, name, version, point.value), point.load))
     found.sort(key=lambda source: (source[0].name, source[0].dist))
     return [(builtins, lambda: importlib.import_module(builtins.module)), *found]
+
+
+def _check_contract(plugin: object) -> None:
+    """Refuse a plugin that relies on what a later runtime has.
+
+    Raises:
+        PluginError: it was written for a newer contract, or says so in a way that means nothing.
+    """
+    written_for = getattr(plugin, "MRNN_CONTRACT", hookspecs.CONTRACT)
+    if not isinstance(written_for, int):
+        raise PluginError(f"MRNN_CONTRACT must be a whole number, not {written_for!r}")
+    if written_for > hookspecs.CONTRACT:
+        raise PluginError(
+            f"it was written for contract {written_for}, this mrnn-runtime has contract"
+            f" {hookspecs.CONTRACT}",
+            hint="pip install --upgrade mrnn-runtime",
+        )
 
 
 def _hooks(plugins: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:

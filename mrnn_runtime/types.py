@@ -13,6 +13,7 @@ from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -164,6 +165,35 @@ class DecodeOptions:
             raise UsageError(f"the prefix repeats an n-gram of no_repeat_ngram {size} words")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankOptions:
+    """How a reranker chooses. One that needs no references ignores all of it.
+
+    Attributes:
+        k: reference images that vote, the nearest ones; None is the reranker's own number.
+        m: of the similarities to their captions, how many of the largest count; None likewise.
+        references: the folder of the references, or None for those of the bundle.
+        leave_one_out: whether a reference that is the photo itself has no vote. It is one where
+            the features differ by less than a hundredth of the photo's, whatever its file is
+            called.
+
+    Raises:
+        UsageError: k or m is no whole number of at least 1.
+    """
+
+    k: int | None = None
+    m: int | None = None
+    references: Path | None = None
+    leave_one_out: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        for name in ("k", "m"):
+            value = getattr(self, name)
+            if value is not None and not _is_whole(value, 1):
+                raise UsageError(f"{name} must be a whole number >= 1, not {value!r}")
+
+
 def _is_whole(value: object, least: int) -> bool:
     """Say whether ``value`` is an int (True and False are none) of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -189,10 +219,34 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CaptionCandidate:
-    """A candidate in words: what a user sees of it."""
+    """A candidate in words: what a user sees of it.
+
+    Attributes:
+        caption: the text.
+        log_prob: natural log-probability, summed over words and end sign.
+        score: what the decoder ranked it by.
+        rank: its place in the decoder's order, from 1.
+        rerank_score: what the reranker ranked it by, or None where there is no reranker.
+    """
 
     caption: str
     log_prob: float
+    score: float
+    rank: int
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A reference image that had a vote.
+
+    Attributes:
+        image: its id in the references, mostly the name of its file.
+        distance: Euclidean, between its feature and the photo's.
+    """
+
+    image: str
+    distance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +263,9 @@ class Caption:
         provider: the execution provider that the graphs really ran on, for example
             CPUExecutionProvider.
         decoder: the decoder's name.
+        reranker: the reranker's name, or None where there is none.
+        neighbours: the reference images that had a vote, the nearest first; filled where an
+            explanation was asked for.
         error: what went wrong with this image, or None.
     """
 
@@ -220,6 +277,8 @@ class Caption:
     model: str
     provider: str
     decoder: str
+    reranker: str | None = None
+    neighbours: tuple[Neighbour, ...] = ()
     error: str | None = None
 
 

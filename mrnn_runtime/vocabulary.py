@@ -73,6 +73,29 @@ class Vocabulary:
         """Return the ids of the text's words, no start and end sign; unknown ones are <unk>."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text's words; words that are not known have ids from V on.
+
+        The same unknown word has the same id in all of the texts.
+        """
+        normalise = self._tokenizer.normalizer
+        (unknown,) = self._specials[-1:]
+        more: dict[str, int] = {}
+        found = []
+        for text, encoding in zip(
+            texts,
+            self._tokenizer.encode_batch(list(texts), add_special_tokens=False),
+            strict=True,
+        ):
+            ids = list(encoding.ids)
+            for place, (start, stop) in enumerate(encoding.offsets):
+                if ids[place] == unknown:
+                    word = text[start:stop]
+                    word = normalise.normalize_str(word) if normalise else word
+                    ids[place] = more.setdefault(word, self.size + len(more))
+            found.append(ids)
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of word ids, ``'s`` and the like glued on, special tokens left out."""
         return self._tokenizer.decode(list(ids))

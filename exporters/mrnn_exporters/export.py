@@ -19,6 +19,7 @@ from mrnn_exporters.graphs import (
     OPSET,
     EncoderGraph,
     describe,
+    encoded_names,
     export_cell,
     export_encoder,
     round_weights,
@@ -91,10 +92,15 @@ class TorchStepModel:
     tokens: SpecialTokens = _TOKENS
 
     def start(self, images: EncodedImages) -> TorchState:
-        """One row an image, state zero."""
+        """One row an image."""
         inputs = [torch.from_numpy(np.asarray(images.inputs[n])) for n in self.cell.image_inputs]
-        zeros = (torch.zeros(len(images), tensor.size) for tensor in self.cell.state)
-        return TorchState((*inputs, *zeros))
+        states = (
+            torch.zeros(len(images), tensor.size)
+            if tensor.init == "zeros"
+            else torch.from_numpy(np.asarray(images.inputs[tensor.init]))
+            for tensor in self.cell.state
+        )
+        return TorchState((*inputs, *states))
 
     def step(
         self, tokens: NDArray[np.int64], state: TorchState, top_k: int, *, full: bool = False
@@ -197,7 +203,7 @@ def compare(
         ours = encoder.encode(image)
         with torch.no_grad():
             *inputs, reference = (tensor.numpy() for tensor in graph(torch.tensor(image)))
-        theirs = EncodedImages(dict(zip(graph.cell.image_inputs, inputs, strict=True)), reference)
+        theirs = EncodedImages(dict(zip(encoded_names(graph.cell), inputs, strict=True)), reference)
         searches: tuple[Decoder, Decoder] = (Greedy(), Beam())
         for decoder in searches:
             options = DecodeOptions(beam_size=5)
@@ -242,7 +248,7 @@ def _write_graphs(trained: Run, backbone: Backbone, output: Path) -> tuple[Encod
     export_cell(
         cell,
         step,
-        dict(zip(cell.image_inputs, examples, strict=True)),
+        examples[: len(cell.image_inputs)],
         output / "cell.onnx",
         vocabulary_size=trained.facts["vocabulary_size"],
     )
@@ -265,7 +271,7 @@ def _manifest(
         "cell": {"file": "cell.onnx", **describe(output / "cell.onnx")},
         "image_inputs": list(cell.image_inputs),
         "state": [
-            {"input": t.name, "output": f"next_{t.name}", "init": "zeros"} for t in cell.state
+            {"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in cell.state
         ],
         "tokens": asdict(_TOKENS),
         "vocabulary_size": trained.facts["vocabulary_size"],

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mrnn_exporters.nets import Cell
@@ -42,6 +42,12 @@ class EncoderGraph(nn.Module):
         return (*self.cell.encode(features), self.cell.reference(features))
 
 
+def encoded_names(cell: Cell) -> tuple[str, ...]:
+    """Names of what ``cell.encode`` returns: image inputs, and states that start from the image."""
+    starts = (tensor.init for tensor in cell.state if tensor.init != "zeros")
+    return (*cell.image_inputs, *starts)
+
+
 def round_weights(module: nn.Module) -> None:
     """Round the large weights of a module to what float16 can hold, in place."""
     with torch.no_grad():
@@ -52,7 +58,7 @@ def round_weights(module: nn.Module) -> None:
 
 def export_encoder(graph: EncoderGraph, path: Path, *, height: int, width: int) -> None:
     """Write encoder.onnx, one file, weights inside."""
-    names = [*graph.cell.image_inputs, "reference_feature"]
+    names = [*encoded_names(graph.cell), "reference_feature"]
     image = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     model = _export(graph, (image,), path, ["image"], names, axis="n")
     _store_half(model)
@@ -61,7 +67,7 @@ def export_encoder(graph: EncoderGraph, path: Path, *, height: int, width: int) 
 
 
 def export_cell(
-    cell: Cell, step: nn.Module, images: Mapping[str, Tensor], path: Path, *, vocabulary_size: int
+    cell: Cell, step: nn.Module, images: Sequence[Tensor], path: Path, *, vocabulary_size: int
 ) -> None:
     """Write cell.onnx and cell.onnx.data.
 
@@ -76,7 +82,7 @@ def export_cell(
     state = tuple(torch.zeros(2, tensor.size) for tensor in cell.state)
     inputs = ["token", *cell.image_inputs, *(tensor.name for tensor in cell.state)]
     outputs = ["logits", *(f"next_{tensor.name}" for tensor in cell.state)]
-    model = _export(step, (token, *images.values(), *state), path, inputs, outputs, axis="r")
+    model = _export(step, (token, *images, *state), path, inputs, outputs, axis="r")
     graph = model.graph
     graph.node.extend(
         [
@@ -85,16 +91,14 @@ def export_cell(
         ]
     )
     graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    states = list(graph.output)[1:]
     del graph.output[:]
     graph.output.extend(
         [
             helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["r", vocabulary_size]),
             helper.make_tensor_value_info("best_values", TensorProto.FLOAT, ["r", "k"]),
             helper.make_tensor_value_info("best_ids", TensorProto.INT64, ["r", "k"]),
-            *(
-                helper.make_tensor_value_info(f"next_{t.name}", TensorProto.FLOAT, ["r", t.size])
-                for t in cell.state
-            ),
+            *states,
         ]
     )
     _store_half(model)
@@ -148,7 +152,13 @@ def _export(
             # loads.
             training=torch.onnx.TrainingMode.PRESERVE,
         )
-    return onnx.load(path)
+        results = module(*example)
+    model = onnx.load(path)
+    # Tracing loses the width of some outputs; torch knows them all.
+    for value, result in zip(model.graph.output, results, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim[1:], result.shape[1:], strict=True):
+            dim.dim_value = size
+    return model
 
 
 def _store_half(model: onnx.ModelProto) -> None:

@@ -1,59 +1,71 @@
-"""The m-RNN of Mao et al. (ICLR 2015), and the contract that every cell of the trainer fulfils.
+"""The nets of the paper, of its ablations and of the methods that it compares itself with.
 
-Five layers a time step: word embedding I and II, recurrent, multimodal, softmax. The image enters
-the multimodal layer only, so everything that depends on the photo alone (V_I I) is computed once
-per photo, in the encoder graph, and everything that depends on the token alone is a table look-up
-in the exported step (:meth:`MultimodalNet.step`).
+All are one module, :class:`CaptionNet`, built from the same layers: word embedding, recurrence,
+multimodal layer, softmax. What differs is which of them are there and where the image enters;
+``cells.py`` names the combinations.
 
-Letters in shapes: b sentences, s tokens of a packed batch, r rows, d image feature, e embedding, q
-recurrent size, m multimodal size, V vocabulary.
+What depends on the photo alone is computed once per photo, in the encoder graph; what depends on
+the token alone is a table in the exported step (:class:`FoldedStep`).
+
+Letters in shapes: b sentences, s tokens of a packed batch, r rows, d image feature, e embedding,
+q recurrent size, g gates, m multimodal size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from mrnn_runtime.errors import UsageError
+from mrnn_exporters.recurrences import StateTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mrnn_exporters.recurrences import Recurrence
+
+__all__ = ["CaptionNet", "Cell", "FoldedStep", "NetConfig", "StateTensor", "pack"]
+
+Route = Literal["multimodal", "every", "start", "before"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetConfig:
-    """Sizes of a net; the defaults are the paper's.
+    """Sizes of a net. 0 takes the cell's own; the m-RNN's own are the paper's.
 
     Attributes:
         vocabulary_size: V, special tokens included.
         feature_size: d, the width of the CNN feature.
         embedding: width of word embedding I.
         word: width of word embedding II, w(t).
-        recurrent: q; the plain recurrence needs it equal to ``word``.
+        recurrent: q.
         multimodal: m.
         dropout: share of units dropped while training, on w(t), r(t), m(t) and the image feature.
     """
 
     vocabulary_size: int
     feature_size: int
-    embedding: int = 128
-    word: int = 256
-    recurrent: int = 256
-    multimodal: int = 512
+    embedding: int = 0
+    word: int = 0
+    recurrent: int = 0
+    multimodal: int = 0
     dropout: float = 0.5
 
-
-@dataclass(frozen=True, slots=True)
-class StateTensor:
-    """One array that a cell carries from step to step, float32 [r, size]; zeros at the start."""
-
-    name: str
-    size: int
+    def sized(
+        self, *, embedding: int = 128, word: int = 256, recurrent: int = 256, multimodal: int = 512
+    ) -> NetConfig:
+        """Fill in the sizes that are 0."""
+        return replace(
+            self,
+            embedding=self.embedding or embedding,
+            word=self.word or word,
+            recurrent=self.recurrent or recurrent,
+            multimodal=self.multimodal or multimodal,
+        )
 
 
 class Cell(Protocol):
@@ -73,7 +85,7 @@ class Cell(Protocol):
 
     @property
     def image_inputs(self) -> tuple[str, ...]:
-        """Names of what :meth:`encode` returns and :meth:`StepModule` takes, in order."""
+        """Names of the image inputs that :meth:`step` takes, in order."""
         ...
 
     @property
@@ -86,7 +98,10 @@ class Cell(Protocol):
         ...
 
     def encode(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Features [n, d] -> each image input, [n, ...], float32. Part of the encoder graph."""
+        """Features [n, d] -> each image input, then each state that starts from the image.
+
+        [n, ...] each, float32. Part of the encoder graph.
+        """
         ...
 
     def reference(self, features: Tensor) -> Tensor:
@@ -108,116 +123,144 @@ def unit_rms(features: Tensor) -> Tensor:
     return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
-class PlainRecurrence(nn.Module):
-    """The paper's recurrent layer: r(t) = ReLU(U_r r(t-1) + w(t)), r(0) = 0."""
+class CaptionNet(nn.Module):
+    """Words through a recurrence, an image by one or two routes, a softmax over the next word.
 
-    def __init__(self, word: int, size: int) -> None:
-        """Start U_r at .9 I, so that early training remembers the words before.
+    w(t) = W E[token] + b, or E[token] where there is one embedding layer only;
+    r(t) = recurrence(w(t), r(t-1));
+    m(t) = g2(V_w w(t) + V_r r(t) + V_I I), or r(t) where there is no multimodal layer;
+    y(t) = softmax(V m(t) + b), V = E A where it is tied to the embedding.
+    """
 
-        Raises:
-            UsageError: the two sizes differ.
+    def __init__(
+        self,
+        config: NetConfig,
+        recurrence: Recurrence,
+        *,
+        image: Sequence[Route] = (),
+        multimodal: bool = True,
+        layers: Literal[1, 2] = 2,
+        word_input: Literal[0, 1, 2] = 2,
+        shared: bool = False,
+        tied: bool = False,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            config: sizes, none 0.
+            recurrence: the recurrent layer.
+            image: where the image enters: the ``multimodal`` layer at every step, the recurrence
+                at ``every`` step or at the ``start`` step only, or in a step of its own ``before``.
+            multimodal: whether there is a multimodal layer.
+            layers: of word embedding; with one, E has the width of w(t).
+            word_input: which embedding enters the multimodal layer: I, II or (0) none.
+            shared: the multimodal layer sees the projection of the image that the recurrence has.
+            tied: the output matrix is the embedding's, behind a linear map A from m to e.
         """
-        super().__init__()
-        if word != size:
-            raise UsageError(
-                f"r(t) = ReLU(U_r r(t-1) + w(t)) needs word {word} equal to recurrent {size}",
-                hint="give both the same size",
-            )
-        self.state = (StateTensor("r", size),)
-        self.weight = nn.Parameter(0.9 * torch.eye(size))
-
-    def gates(self, word: Tensor) -> Tensor:
-        """What depends on the word alone: w(t) itself, [..., q]."""
-        return word
-
-    def advance(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One step: gates [r, q] and the state before it -> the state after it."""
-        return (torch.relu(functional.linear(state[0], self.weight) + gates),)
-
-
-class GatedRecurrence(nn.Module):
-    """A gated recurrent unit (Cho et al., 2014), in the form that torch and cuDNN use.
-
-    z = sigmoid(W_z w + U_z r), a = sigmoid(W_a w + U_a r), c = tanh(W_c w + b + a (U_c r + b')),
-    r(t) = (1 - z) c + z r(t-1).
-    """
-
-    def __init__(self, word: int, size: int) -> None:
-        """Orthogonal recurrent weights."""
-        super().__init__()
-        self.state = (StateTensor("r", size),)
-        self.input = nn.Linear(word, 3 * size)
-        self.hidden = nn.Linear(size, 3 * size)
-        for block in self.hidden.weight.chunk(3):
-            nn.init.orthogonal_(block.data)
-
-    def gates(self, word: Tensor) -> Tensor:
-        """What depends on the word alone: W w + b, [..., 3 q]."""
-        gates: Tensor = self.input(word)
-        return gates
-
-    def advance(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One step: gates [r, 3 q] and the state before it -> the state after it."""
-        (before,) = state
-        reset_in, update_in, new_in = gates.chunk(3, dim=1)
-        reset_h, update_h, new_h = self.hidden(before).chunk(3, dim=1)
-        update = torch.sigmoid(update_in + update_h)
-        new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_h) * new_h)
-        return (new + update * (before - new),)
-
-
-class MultimodalNet(nn.Module):
-    """Words and image meet in the multimodal layer.
-
-    m(t) = g2(V_w w(t) + V_r r(t) + V_I I), y(t) = softmax(V m(t)).
-    """
-
-    image_inputs = ("image_term",)
-
-    def __init__(self, config: NetConfig, recurrence: PlainRecurrence | GatedRecurrence) -> None:
-        """Build the layers around a recurrence."""
         super().__init__()
         self.config = config
         self.recurrence = recurrence
-        self.state = recurrence.state
-        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding)
-        self.word = nn.Linear(config.embedding, config.word)
-        self.from_word = nn.Linear(config.word, config.multimodal)
-        self.from_recurrent = nn.Linear(config.recurrent, config.multimodal, bias=False)
-        self.from_image = nn.Linear(config.feature_size, config.multimodal, bias=False)
-        self.output = nn.Linear(config.multimodal, config.vocabulary_size)
+        self.image = frozenset(image)
+        first = config.embedding if layers == 2 else config.word
+        self.embedding = nn.Embedding(config.vocabulary_size, first)
+        nn.init.normal_(self.embedding.weight, std=first**-0.5)
+        self.word = nn.Linear(first, config.word) if layers == 2 else nn.Identity()
+        if self.image - {"multimodal"}:
+            self.drive = nn.Linear(config.feature_size, config.word, bias=False)
+        top = config.recurrent
+        self.word_input = word_input if multimodal else 0
+        self.multimodal = multimodal
+        self.shared = shared
+        if multimodal:
+            top = config.multimodal
+            if word_input:
+                self.from_word = nn.Linear(config.word if word_input == 2 else first, top)
+            self.from_recurrent = nn.Linear(config.recurrent, top, bias=word_input == 0)
+            if "multimodal" in self.image:
+                seen = config.word if shared else config.feature_size
+                self.from_image = nn.Linear(seen, top, bias=False)
+        self.tied = tied
+        if tied:
+            self.output = nn.Linear(top, first, bias=False)
+            self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        else:
+            self.output = nn.Linear(top, config.vocabulary_size)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.embedding.weight, std=config.embedding**-0.5)
 
-    def words(self, tokens: Tensor) -> Tensor:
-        """Embedding I and II: tokens int64 [s] -> w(t) float32 [s, e]. II is linear."""
-        word: Tensor = self.word(self.embedding(tokens))
-        return word
+    @property
+    def image_inputs(self) -> tuple[str, ...]:
+        """Names of the image inputs that the step takes."""
+        names = {"multimodal": "image_term", "every": "image_drive"}
+        return tuple(name for route, name in names.items() if route in self.image)
+
+    @property
+    def state(self) -> tuple[StateTensor, ...]:
+        """The recurrence's state, and the image's part in the first step where there is one."""
+        if "before" in self.image:
+            return tuple(
+                StateTensor(t.name, t.size, f"first_{t.name}") for t in self.recurrence.state
+            )
+        if "start" in self.image:
+            width = self.recurrence.gates(torch.zeros(1, self.config.word)).shape[1]
+            return (*self.recurrence.state, StateTensor("drive", width, "image_drive"))
+        return self.recurrence.state
 
     def forward(self, tokens: PackedSequence, features: Tensor) -> Tensor:
         """Teacher forcing: tokens int64 packed [s], features [b, d] -> logits [s, V], packed."""
-        word = self.dropout(self.words(tokens.data))
         sizes = tokens.batch_sizes.tolist()
-        gates = torch.split(self.recurrence.gates(word), sizes)
-        state = tuple(word.new_zeros(sizes[0], tensor.size) for tensor in self.state)
+        embedded = self.embedding(tokens.data)
+        word = self.dropout(self.word(embedded))
+        image = self.dropout(unit_rms(features))
+        state = tuple(word.new_zeros(sizes[0], t.size) for t in self.recurrence.state)
+        taken = word
+        if "every" in self.image:
+            taken = word + _spread(self.drive(image), sizes)
+        elif "start" in self.image:
+            taken = torch.cat([word[: sizes[0]] + self.drive(image), word[sizes[0] :]])
+        elif "before" in self.image:
+            state = self.recurrence.advance(self.recurrence.gates(self.drive(image)), state)
         hidden = []
+        gates = torch.split(self.recurrence.gates(taken), sizes)
         for size, gate in zip(sizes, gates, strict=True):
             state = self.recurrence.advance(gate, tuple(tensor[:size] for tensor in state))
             hidden.append(state[0])
-        image = self.from_image(self.dropout(unit_rms(features)))
-        image_of_token = torch.cat([image[:size] for size in sizes])
-        recurrent = self.from_recurrent(self.dropout(torch.cat(hidden)))
-        multimodal = g2(self.from_word(word) + recurrent + image_of_token)
-        logits: Tensor = self.output(self.dropout(multimodal))
-        return logits
+        top = self.dropout(torch.cat(hidden))
+        if self.multimodal:
+            total = self.from_recurrent(top)
+            if self.word_input:
+                total = total + self.from_word(word if self.word_input == 2 else embedded)
+            if "multimodal" in self.image:
+                seen = self.drive(image) if self.shared else image
+                total = total + _spread(self.from_image(seen), sizes)
+            top = self.dropout(g2(total))
+        top = self.output(top)
+        return functional.linear(top, self.embedding.weight, self.bias) if self.tied else top
 
     def encode(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Features [n, d] -> image_term [n, m] = 2/3 V_I I: the 2/3 of g2 is folded in."""
-        return (self.from_image(unit_rms(features)) * (2.0 / 3.0),)
+        """Features [n, d] -> image_term [n, m] = 2/3 V_I I, image_drive [n, g], first states.
+
+        Each only where the net has it; image_drive is the image's part in the gates.
+        """
+        image = unit_rms(features)
+        found: list[Tensor] = []
+        if "multimodal" in self.image:
+            seen = self.drive(image) if self.shared else image
+            found.append(self.from_image(seen) * (2.0 / 3.0))
+        if self.image & {"every", "start"}:
+            drive = self.drive(image)
+            nothing = self.recurrence.gates(torch.zeros_like(drive))
+            found.append(self.recurrence.gates(drive) - nothing)
+        if "before" in self.image:
+            zeros = tuple(image.new_zeros(len(image), t.size) for t in self.recurrence.state)
+            found += self.recurrence.advance(self.recurrence.gates(self.drive(image)), zeros)
+        return tuple(found)
 
     def reference(self, features: Tensor) -> Tensor:
-        """Features [n, d] -> g2(V_I I), [n, m]."""
-        return g2(self.from_image(unit_rms(features)))
+        """Features [n, d] -> g2(V_I I), [n, m]; the feature itself where there is no V_I."""
+        image = unit_rms(features)
+        if "multimodal" in self.image and not self.shared:
+            return g2(self.from_image(image))
+        return image
 
     def step(self) -> nn.Module:
         """The folded step of these weights; see :class:`FoldedStep`."""
@@ -230,38 +273,54 @@ class FoldedStep(nn.Module):
     u(t) = tanh(table[token] + (2/3 V_r) r(t) + image_term); logits = (1.7159 V) u(t) + b.
     """
 
-    def __init__(self, net: MultimodalNet) -> None:
+    def __init__(self, net: CaptionNet) -> None:
         """Fold the weights of ``net``; the result shares none with it but the recurrence's."""
         super().__init__()
         self.recurrence = net.recurrence
+        self.states = len(net.recurrence.state)
+        self.image = net.image
+        self.multimodal = net.multimodal
         with torch.no_grad():
-            word = net.words(torch.arange(net.config.vocabulary_size))
-            gates = net.recurrence.gates(word)
-            self.split = [gates.shape[1], net.config.multimodal]
-            table = torch.cat([gates, net.from_word(word) * (2.0 / 3.0)], dim=1)
-            self.table = nn.Parameter(table, requires_grad=False)
-            self.from_recurrent = nn.Parameter(net.from_recurrent.weight * (2.0 / 3.0))
-            self.output = nn.Parameter(net.output.weight * 1.7159)
-            self.bias = nn.Parameter(net.output.bias.clone())
+            embedded = net.embedding.weight
+            word = net.word(embedded)
+            parts = [net.recurrence.gates(word)]
+            matrix = embedded @ net.output.weight if net.tied else net.output.weight
+            if net.multimodal:
+                width = net.config.multimodal
+                if net.word_input:
+                    total = net.from_word(word if net.word_input == 2 else embedded)
+                else:
+                    total = net.from_recurrent.bias.expand(len(embedded), width)
+                parts.append((2.0 / 3.0) * total)
+                self.from_recurrent = nn.Parameter(net.from_recurrent.weight * (2.0 / 3.0))
+                matrix = matrix * 1.7159
+            self.split = [part.shape[1] for part in parts]
+            self.table = nn.Parameter(torch.cat(parts, dim=1), requires_grad=False)
+            self.output = nn.Parameter(matrix.clone())
+            self.bias = nn.Parameter((net.bias if net.tied else net.output.bias).clone())
 
-    def forward(self, token: Tensor, image_term: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Token int64 [r], image_term [r, m], state -> (logits [r, V], *state)."""
-        gates, word = torch.split(functional.embedding(token, self.table), self.split, dim=1)
-        after = self.recurrence.advance(gates, state)
-        multimodal = torch.tanh(
-            word + functional.linear(after[0], self.from_recurrent) + image_term
-        )
-        return (functional.linear(multimodal, self.output, self.bias), *after)
+    def forward(self, token: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Token int64 [r], image inputs, state -> (logits [r, V], *state)."""
+        inputs = list(rest)
+        gates, *word = torch.split(functional.embedding(token, self.table), self.split, dim=1)
+        term = inputs.pop(0) if "multimodal" in self.image else None
+        if "every" in self.image:
+            gates = gates + inputs.pop(0)
+        if "start" in self.image:
+            gates = gates + inputs[-1]
+        after = self.recurrence.advance(gates, tuple(inputs[: self.states]))
+        top = after[0]
+        if self.multimodal:
+            total = word[0] + functional.linear(top, self.from_recurrent)
+            top = torch.tanh(total if term is None else total + term)
+        if "start" in self.image:
+            after = (*after, torch.zeros_like(inputs[-1]))
+        return (functional.linear(top, self.output, self.bias), *after)
 
 
-def m_rnn(config: NetConfig) -> MultimodalNet:
-    """The paper's m-RNN."""
-    return MultimodalNet(config, PlainRecurrence(config.word, config.recurrent))
-
-
-def gru(config: NetConfig) -> MultimodalNet:
-    """The m-RNN with a gated recurrent unit, as the authors' later code has."""
-    return MultimodalNet(config, GatedRecurrence(config.word, config.recurrent))
+def _spread(image: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Give each token of a packed batch its photo's row: [b, x] -> [s, x]."""
+    return torch.cat([image[:size] for size in sizes])
 
 
 def pack(sentences: Sequence[Sequence[int]]) -> PackedSequence:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins
 from mrnn_runtime.errors import MrnnError
-from mrnn_runtime.plugins import manager
+from mrnn_runtime.plugins import is_strict, manager
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,18 +25,25 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: what follows the program's name; None takes it from the process.
     """
+    args = sys.argv[1:] if args is None else args
+    # Plugins fail before arguments are parsed. No option of the program itself takes a value.
+    wanted = "--traceback" in takewhile(lambda arg: arg.startswith("-"), args)
     try:
-        build()(args=args, prog_name="mrnn")
-    except MrnnError as error:
-        sys.exit(output.complain(error))
-    except OSError as error:  # a full disk, say; what users can mend has been mapped before
-        sys.exit(output.complain(MrnnError(str(error))))
+        build(tracebacks=wanted)(args=args, prog_name="mrnn")
+    except (MrnnError, OSError) as error:
+        if wanted or is_strict():
+            traceback.print_exception(error)
+        # An OSError is a full disk, say; what users can mend has been mapped before.
+        sys.exit(output.complain(error if isinstance(error, MrnnError) else MrnnError(str(error))))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def build() -> TyperGroup:
+def build(*, tracebacks: bool = False) -> TyperGroup:
     """Return all commands: ours, those of the plugins, and stubs for what is not installed.
+
+    Args:
+        tracebacks: whether to show where a plugin failed, beside that it did.
 
     Raises:
         PluginError: MRNN_STRICT_PLUGINS is set and a plugin is not in order.
@@ -42,13 +51,16 @@ def build() -> TyperGroup:
     app = extensions.new_app()
     app.callback(no_args_is_help=True, epilog=_EPILOG)(_root)
     app.command(epilog=caption.EXAMPLES)(caption.caption)
-    for command in (models.models, models.verify, plugins.plugins, doctor.doctor):
+    for command in (models.models, models.verify, doctor.doctor):
         app.command()(command)
+    app.add_typer(plugins.new_app(), name="plugins")
     group = typer.main.get_group(app)
     extensions.extend(group)
     for report in manager().report():
         if report.status == "failed":
             output.note(f"warning: plugin {report.name!r} of {report.dist}: {report.error}")
+            if tracebacks:
+                print(report.traceback, file=sys.stderr, end="")
     return group
 
 
@@ -73,6 +85,9 @@ def _root(
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+    tracebacks: Annotated[  # main() has looked for it already
+        bool, typer.Option("--traceback", help="Show where an error or a plugin's failure arose.")
     ] = False,
 ) -> None:
     """Caption images with the m-RNN on ONNX Runtime."""

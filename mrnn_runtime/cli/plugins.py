@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import output
+from mrnn_runtime.cli import extensions, output, scaffold
 from mrnn_runtime.errors import PluginError
 from mrnn_runtime.plugins import KINDS, manager
 
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 HEAVY = ("PIL", "numpy", "onnxruntime", "torch")
 
 
+def new_app() -> typer.Typer:
+    """Return ``mrnn plugins``, which lists, and its subcommand ``new``."""
+    app = extensions.new_app()
+    app.callback(invoke_without_command=True)(plugins)
+    app.command(epilog=scaffold.EXAMPLES)(scaffold.new)
+    return app
+
+
 def plugins(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
     check: Annotated[
         bool,
@@ -37,6 +46,8 @@ def plugins(
     MRNN_DISABLE_PLUGINS=a,b leaves plugins or packages out; MRNN_STRICT_PLUGINS=1 makes every
     failure an error.
     """
+    if context.invoked_subcommand:
+        return
     reports = manager().report()
     problems = {
         report.key: _problems(report) if check else [report.error] if report.error else []
@@ -119,4 +130,6 @@ def _some(names: list[str], most: int = 6) -> str:
 
 def _record(report: PluginReport) -> dict[str, object]:
     components = [{"kind": kind, **asdict(component)} for kind, component in report.components]
-    return asdict(report) | {"components": components}
+    record = asdict(report) | {"components": components}
+    del record["traceback"]
+    return record

@@ -1,4 +1,4 @@
-"""What every reranker promises, as checks; each takes the component's target with a bundle in it.
+"""What every reranker promises, as checks; each takes the target, its arguments in it.
 
 A check makes the reranker new; letters in shapes: n images, d feature size.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def it_is_a_reranker(make: Make) -> None:
-    """Its target takes a bundle and gives an object with ``score``."""
+    """Its target takes a bundle and options and gives an object with ``score``."""
     require(isinstance(make(), Reranker), f"{make()!r} has no method score")
 
 
@@ -73,7 +73,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
 
 def _case(make: Make) -> tuple[EncodedImages, list[list[Candidate]]]:
     """Return four made-up images as the bundle's encoder returns them, and candidates for each."""
-    (bundle,) = make.args
+    bundle, _ = make.args
     random = np.random.default_rng(0)
     arrays = {
         tensor.name: random.standard_normal((4, *tensor.shape[1:])).astype(np.float32)

@@ -18,6 +18,7 @@ from mrnn_exporters import export, train
 from mrnn_exporters.runs import Run, TrainConfig
 from mrnn_runtime import load
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.plugins import manager
 
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}
@@ -124,15 +125,15 @@ def test_an_export_that_differs_is_refused(
     assert not (tmp_path / "b" / "bundle.json").exists()
 
 
-@pytest.mark.parametrize("cell", ["gru"])
-def test_other_cells_train_and_export(
+@pytest.mark.parametrize("cell", sorted(manager().components("cells")))
+def test_every_cell_trains_exports_and_captions(
     cell: str, config: TrainConfig, cache: Path, corpus: Path, tmp_path: Path
 ) -> None:
     run = train.run(replace(config, cell=cell, epochs=1), tmp_path / "run", cache=cache)
     _, parity = export.run(run.folder, tmp_path / "b", name=cell)
     assert parity.captions == 0
     captions = list(load(tmp_path / "b", provider="cpu").caption([corpus / "images"]))
-    assert all(c.text for c in captions)
+    assert all(c.text and c.error is None for c in captions)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(

@@ -136,7 +136,7 @@ def test_a_file_that_became_a_folder_or_a_pipe(tiny_copy, name):
 def test_a_link_may_not_leave_the_folder(tiny_copy, tmp_path, name):
     (tiny_copy / name).rename(tmp_path / name)
     (tiny_copy / name).symlink_to(tmp_path / name)
-    assert "outside the bundle" in refused(tiny_copy)
+    assert "outside the folder" in refused(tiny_copy)
     (tiny_copy / name).unlink()
     (tiny_copy / name).symlink_to(name)
     assert name in refused(tiny_copy)
@@ -374,5 +374,5 @@ class TestWriteManifest:
             write_manifest(tiny_copy, manifest)
         (tiny_copy / "two words.txt").rename(tmp_path / "outside.txt")
         (tiny_copy / "link.txt").symlink_to(tmp_path / "outside.txt")
-        with pytest.raises(BundleError, match="outside the bundle"):
+        with pytest.raises(BundleError, match="outside the folder"):
             write_manifest(tiny_copy, manifest)

@@ -135,7 +135,7 @@ def mrnn_rerankers():
     return [Component(n, "{module}:" + n, "") for n in ("Worst", "Same", "Nan", "Short")]
 
 class Reranker:
-    def __init__(self, bundle):
+    def __init__(self, bundle, options):
         assert bundle.name
 
 class Worst(Reranker):
@@ -160,11 +160,17 @@ class Short(Reranker):
 def test_a_reranker_chooses_among_all_that_the_decoder_kept(captioner, photos, install):
     install("rank", RERANKERS)
     plain = list(captioner.caption(photos, beam_size=4, n_best=4))
-    assert list(captioner.caption(photos, beam_size=4, n_best=4, reranker="Same")) == plain
+    same = list(captioner.caption(photos, beam_size=4, n_best=4, reranker="Same"))
+    for before, after in zip(plain, same, strict=True):
+        unranked = [dataclasses.replace(one, rerank_score=None) for one in after.candidates]
+        assert dataclasses.replace(after, candidates=tuple(unranked), reranker=None) == before
+        assert after.reranker == "Same"
+        assert [one.rerank_score for one in after.candidates] == [0.0] * 4
     worst = list(captioner.caption(photos, beam_size=4, reranker="Worst"))
     for before, after in zip(plain, worst, strict=True):
-        assert len(after.candidates) == 1
+        (chosen,) = after.candidates
         assert after.log_prob == min(candidate.log_prob for candidate in before.candidates)
+        assert (chosen.rank, chosen.rerank_score) == (4, -chosen.log_prob)
 
 
 def test_the_bundles_reranker_is_the_default_and_none_turns_it_off(captioner, photos, install):

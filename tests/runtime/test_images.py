@@ -1,5 +1,6 @@
 """Finding images, and reading each kind of file rightly or refusing it with one ImageError."""
 
+import io
 import os
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mrnn_runtime.errors import ImageError, UsageError
-from mrnn_runtime.images import MAX_PIXELS, find_images, read_image
+from mrnn_runtime.images import MAX_PIXELS, find_images, read_image, thumbnail
 from mrnn_runtime.types import Preprocess
 
 SQUASH = Preprocess(16, 16)
@@ -387,3 +388,41 @@ class TestFind:
         monkeypatch.setattr(os, "scandir", scandir)
         with pytest.raises(UsageError, match="cannot be read: Permission denied"):
             find_images([tmp_path])
+
+
+class TestThumbnail:
+    def open(self, path, side=16):
+        image = Image.open(io.BytesIO(thumbnail(path, side)))
+        assert image.format == "JPEG"
+        return image
+
+    @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.gif"])
+    @pytest.mark.parametrize(
+        ("size", "small"), [((600, 400), (48, 32)), ((400, 600), (32, 48)), ((30, 20), (30, 20))]
+    )
+    def test_it_fits_and_is_never_enlarged(self, tmp_path, picture, name, size, small):
+        picture.resize(size).save(tmp_path / name)
+        image = self.open(tmp_path / name, 48)
+        assert image.size == small
+        red, green, blue = image.getpixel((small[0] // 4, small[1] // 4))
+        assert red > 200 and max(green, blue) < 60
+
+    def test_it_is_upright_and_carries_no_metadata(self, tmp_path, picture):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        exif[0x010E] = "where I live"
+        picture.save(tmp_path / "x.jpg", exif=exif, comment=b"where I live", quality=95)
+        image = self.open(tmp_path / "x.jpg")
+        assert image.size == (11, 16)
+        assert not image.getexif()
+        assert b"where I live" not in thumbnail(tmp_path / "x.jpg", 16)
+
+    def test_transparency_lies_over_white(self, tmp_path):
+        Image.new("RGBA", (30, 20)).save(tmp_path / "x.png")
+        assert min(self.open(tmp_path / "x.png").getpixel((5, 5))) > 250
+
+    @pytest.mark.parametrize("content", [b"", b"no image"])
+    def test_what_is_no_image_is_refused(self, tmp_path, content):
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(ImageError, match=r"x\.jpg"):
+            thumbnail(tmp_path / "x.jpg", 16)

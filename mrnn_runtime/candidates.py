@@ -71,11 +71,11 @@ class Search:
         ]
         neighbours: Sequence[Sequence[Neighbour]] = [()] * len(rows)
         if self.reranker is not None:
-            with blaming(f"reranker {self.ranking!r}"):
-                candidates = [[one.candidate for one in row] for row in rows]
-                scores = self.reranker.score(images, candidates)
-                rows = [_rank(*pair) for pair in zip(rows, scores, strict=True)]
-                if self.explain and isinstance(self.reranker, Explainer):
+            candidates = [[one.candidate for one in row] for row in rows]
+            scores = score(self.ranking, self.reranker, images, candidates)
+            rows = [_rank(*pair) for pair in zip(rows, scores, strict=True)]
+            if self.explain and isinstance(self.reranker, Explainer):
+                with blaming(f"reranker {self.ranking!r}"):
                     neighbours = self.reranker.explain(images)
         return [
             Found(row[: self.n_best], tuple(votes))
@@ -83,14 +83,30 @@ class Search:
         ]
 
 
+def score(
+    name: str,
+    reranker: Reranker,
+    images: EncodedImages,
+    candidates: Sequence[Sequence[Candidate]],
+) -> list[list[float]]:
+    """Return what the reranker ``name`` gives each candidate.
+
+    Raises:
+        PluginError: it fails, or does not give one finite number each.
+    """
+    with blaming(f"reranker {name!r}"):
+        scores = [[float(number) for number in row] for row in reranker.score(images, candidates)]
+        if [len(row) for row in scores] != [len(row) for row in candidates]:
+            raise ValueError("it must give one score for each candidate")
+        if not all(math.isfinite(number) for row in scores for number in row):
+            raise ValueError("scores must be finite")
+    return scores
+
+
 def _rank(candidates: Sequence[Ranked], scores: Sequence[float]) -> list[Ranked]:
     """Sort candidates by score, the highest first; equal scores keep the decoder's order."""
-    if not all(math.isfinite(score) for score in scores):
-        raise ValueError(f"scores must be finite, not {list(scores)}")
-    scored = [
-        replace(one, score=float(score)) for one, score in zip(candidates, scores, strict=True)
-    ]
-    return sorted(scored, key=lambda one: -(one.score or 0.0))
+    best_first = sorted(range(len(scores)), key=lambda i: -scores[i])
+    return [replace(candidates[i], score=scores[i]) for i in best_first]
 
 
 @contextmanager

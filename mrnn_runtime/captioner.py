@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle import load_bundle
-from mrnn_runtime.candidates import Found, Search, blaming
+from mrnn_runtime.candidates import Found, Search, blaming, score
 from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import find_images, read_image
 from mrnn_runtime.manifest import TOKENIZER
@@ -221,18 +221,30 @@ class Captioner:
         search = self._search(decoder, "none", options or self.bundle.decode_options, None)
         return search.decode(self.model, images)
 
-    def make_reranker(self, name: str, rerank: RerankOptions | None = None) -> Reranker:
-        """Return the reranker ``name`` for this bundle.
+    def rerank(
+        self,
+        images: EncodedImages,
+        candidates: Sequence[Sequence[Candidate]],
+        *,
+        reranker: str,
+        options: RerankOptions | None = None,
+    ) -> list[list[float]]:
+        """Return the score of each candidate, higher is better.
 
         Args:
-            name: of a reranker.
-            rerank: how it chooses; what is None there is as the bundle says.
+            images: from ``encoder.encode``.
+            candidates: of each image.
+            reranker: the name of a reranker.
+            options: how it chooses; what is None there is as the bundle says.
 
         Raises:
             UsageError: there is no such reranker.
             PluginError: it does not load, or fails.
             BundleError: its references are missing, damaged or another model's.
         """
+        return score(reranker, self._make_reranker(reranker, options), images, candidates)
+
+    def _make_reranker(self, name: str, rerank: RerankOptions | None) -> Reranker:
         given = rerank or RerankOptions()
         own = self.bundle.rerank_options.get(name, RerankOptions())
         merged = replace(given, k=given.k or own.k, m=given.m or own.m)
@@ -262,7 +274,7 @@ class Captioner:
             # A reranker chooses among all that the decoder kept, not only what is to be shown.
             options=replace(options, n_best=max(options.n_best, options.beam_size)),
             ranking=ranking,
-            reranker=self.make_reranker(ranking, rerank),
+            reranker=self._make_reranker(ranking, rerank),
             explain=explain,
         )
 

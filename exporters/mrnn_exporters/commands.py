@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mrnn_exporters.evaluate import Report
+    from mrnn_exporters.evaluate import Report, Row
 
 # The \b keeps the lines apart.
 EVALUATE_EXAMPLES = """\b
 mrnn evaluate flickr8k --dataset flickr8k --root DIR
 mrnn evaluate BUNDLE --dataset folder --root DIR --decoder greedy --json greedy.json
+mrnn evaluate BUNDLE --dataset flickr8k --root DIR --beam-size 10 --reranker none \\
+  --reranker consensus-cider --oracle
+mrnn evaluate BUNDLE --dataset flickr8k --root DIR --split dev --tokeniser plain \\
+  --reranker consensus-cider --k 30 --k 60 --m 75 --m 125
+"""
+INDEX_EXAMPLES = """\b
+mrnn index build --model BUNDLE --dataset flickr8k --root DIR --output REFERENCES
+mrnn index add REFERENCES BUNDLE --reranker consensus-cider --k 60 --m 125 --default
 """
 _DATASETS = "flickr8k, flickr30k, iapr-tc12, coco, karpathy or folder"
 
@@ -158,8 +166,29 @@ def evaluate(
         int | None, typer.Option(metavar="K", help="Hypotheses kept per image.")
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who chooses among the candidates; or none.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who chooses among the candidates; or none. May be repeated: a row each.",
+        ),
     ] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Reference images that vote. May be repeated: a row each."),
+    ] = None,
+    m: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Similarities that count. May be repeated: a row each."),
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="References other than the bundle's.")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="A reference that is the photo has no vote.")
+    ] = False,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="Add what a perfect reranker would reach.")
+    ] = False,
     length_penalty: Annotated[
         float | None,
         typer.Option(metavar="A", help="Rank by log_prob / length ** A; 0 is the plain sum."),
@@ -197,12 +226,17 @@ def evaluate(
         "--decoder": decoder,
         "--beam-size": beam_size,
         "--reranker": reranker,
+        "--k": k,
+        "--m": m,
+        "--references": references and "DIR",
+        "--leave-one-out": leave_one_out or None,
+        "--oracle": oracle or None,
         "--length-penalty": length_penalty,
         "--limit": limit,
         "--tokeniser": tokeniser,
     }
     name = Path(bundle).resolve().name
-    given = "".join(f" {k} {v}" for k, v in options.items() if v is not None)
+    given = "".join(_typed(option, value) for option, value in options.items())
     report = run(
         bundle,
         dataset=dataset,
@@ -211,8 +245,13 @@ def evaluate(
         search=Search(
             decoder=decoder,
             beam_size=beam_size,
-            reranker=reranker,
+            rerankers=tuple(reranker or ()),
             length_penalty=length_penalty,
+            k=tuple(k or ()),
+            m=tuple(m or ()),
+            references=references,
+            leave_one_out=leave_one_out,
+            oracle=oracle,
         ),
         limit=limit,
         tokeniser=tokeniser,
@@ -222,6 +261,82 @@ def evaluate(
     _show(report)
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+
+
+def index_build(
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="An installed model, or a bundle's folder.")
+    ],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help=f"{_DATASETS}.")],
+    root: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="REFERENCES", help="The new folder.")
+    ],
+    split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "train",
+    dtype: Annotated[
+        str, typer.Option(metavar="int8|float16", help="How features are kept.")
+    ] = "int8",
+    keep_captions: Annotated[
+        bool, typer.Option("--keep-captions", help="Keep the captions as text too.")
+    ] = False,
+    provider: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+    ] = "auto",
+) -> None:
+    """Build the references that consensus reranking needs, of photos with captions.
+
+    They are features of the photos, the captions as n-grams, and how many photos each n-gram
+    belongs to. Never build them of photos that you will measure on.
+    """
+    from mrnn_exporters import index
+
+    built = index.build(
+        model,
+        output,
+        dataset=dataset,
+        root=root,
+        split=split,
+        dtype=dtype,
+        keep_captions=keep_captions,
+        provider=provider,
+    )
+    size = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+    typer.echo(f"{output}: {len(built)} photos, {len(built.lengths)} captions, {size:.1f} MB")
+
+
+def index_add(
+    references: Annotated[
+        Path, typer.Argument(metavar="REFERENCES", help="A folder that mrnn index build made.")
+    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that gets them.")],
+    reranker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The reranker that --k and --m are for.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(metavar="N", help="Its default number of reference images.")
+    ] = None,
+    m: Annotated[
+        int | None, typer.Option(metavar="N", help="Its default number of similarities.")
+    ] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="Rerank by it unless told otherwise.")
+    ] = False,
+) -> None:
+    """Put references into a bundle, in place of those that it has."""
+    from mrnn_exporters import index
+
+    index.add(references, bundle, reranker=reranker, k=k, m=m, default=default)
+
+
+def _typed(option: str, value: object) -> str:
+    """Return an option as it was typed, with a blank before it."""
+    if value is None:
+        return ""
+    if value is True:
+        return f" {option}"
+    return "".join(f" {option} {one}" for one in (value if isinstance(value, list) else [value]))
 
 
 def _show(report: Report) -> None:
@@ -236,19 +351,26 @@ def _show(report: Report) -> None:
     threshold = "" if perplexity.min_count is None else f", words seen {perplexity.min_count} times"
     facts = Table(
         "",
-        f"{report.model['name']} {report.model['version']}",
-        title=f"{report.dataset} {report.split}, {report.images} photos",
+        *(_title(row) for row in report.rows),
+        title=" ".join(
+            (report.model["name"], report.model["version"], "on", report.dataset, report.split)
+        ),
         box=box.SIMPLE,
     )
+    facts.add_row("photos", f"{report.images}")
     facts.add_row("decoding", f"{decoding}, length penalty {search['length_penalty']:g}")
-    facts.add_row("reranker", search["reranker"])
     facts.add_row("provider", report.provider)
     facts.add_row("vocabulary", f"{perplexity.vocabulary_size}{threshold}")
     facts.add_row("tokeniser", report.tokeniser, end_section=True)
     facts.add_row("perplexity", f"{perplexity.value:.2f}")
-    for name, value in report.measures.items():
-        facts.add_row(name, f"{value:.4f}")
+    for name in report.measures:
+        facts.add_row(name, *(f"{row.measures[name]:.4f}" for row in report.rows))
     Console().print(facts)
+
+
+def _title(row: Row) -> str:
+    sizes = [f"{name} {value}" for name, value in (("k", row.k), ("m", row.m)) if value]
+    return " ".join([row.reranker, *sizes])
 
 
 def _size(text: str) -> tuple[str, int | float]:

@@ -1,7 +1,7 @@
 """Measure an exported bundle on a data set, through the runtime that ships it; no torch.
 
-The photos are encoded and captioned as ``mrnn caption`` does it, and what the encoder made of them
-serves the perplexity as well.
+Photos are encoded and decoded once. What the encoder made of them serves the perplexity as well,
+and the candidates serve every reranker.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrnn_exporters import datasets, metrics
 from mrnn_exporters.cores import on_all_cores
+from mrnn_exporters.photos import PHOTOS, encode
 from mrnn_exporters.scoring import measure_perplexity
-from mrnn_runtime.captioner import Captioner, load
+from mrnn_runtime.captioner import load
+from mrnn_runtime.consensus.build import build_references
+from mrnn_runtime.consensus.similarity import cider_d
 from mrnn_runtime.errors import UsageError
-from mrnn_runtime.types import EncodedImages
+from mrnn_runtime.types import RerankOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from mrnn_exporters.datasets import Example
     from mrnn_exporters.scoring import Perplexity
-    from mrnn_runtime.contracts import Encoder
-    from mrnn_runtime.types import Caption
+    from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
-_PHOTOS = 8
 _PACKAGES = (
     "mrnn-runtime",
     "mrnn-exporters",
@@ -48,19 +48,47 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How captions are searched for; what is None is the bundle's default.
+    """How captions are searched for; what is None or empty is the bundle's default.
 
     Attributes:
         decoder: name of a decoder.
-        reranker: name of a reranker, or ``none``.
+        rerankers: names of rerankers, or ``none``; a row of figures each, of the same candidates.
         beam_size: hypotheses kept per photo.
         length_penalty: alpha in log_prob / length ** alpha.
+        k: reference images that vote in a consensus; a row each.
+        m: similarities that count in a consensus; a row each.
+        references: the folder of the references, or None for the bundle's.
+        leave_one_out: whether a reference that is the photo itself has no vote.
+        oracle: whether to add a row of the candidates that agree most with what people said about
+            the very photo: what a perfect reranker could reach.
     """
 
     decoder: str | None = None
-    reranker: str | None = None
+    rerankers: tuple[str, ...] = ()
     beam_size: int | None = None
     length_penalty: float | None = None
+    k: tuple[int, ...] = ()
+    m: tuple[int, ...] = ()
+    references: Path | None = None
+    leave_one_out: bool = False
+    oracle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """The figures of one choice among the candidates.
+
+    Attributes:
+        reranker: who chose, ``none`` or ``oracle``.
+        k: reference images that voted, where that was asked for.
+        m: similarities that counted, likewise.
+        measures: of the chosen captions, by name.
+    """
+
+    reranker: str
+    k: int | None
+    m: int | None
+    measures: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +104,8 @@ class Report:
         captions: sentences that people wrote about them.
         search: decoder, reranker and the options of decoding.
         perplexity: of the people's sentences.
-        measures: of the model's captions, by name.
+        measures: those of the first row.
+        rows: of each choice among the candidates.
         tokeniser: what the measures went through, ``ptb`` or ``plain``.
         provider: the execution provider that the graphs ran on.
         seconds: the time it took.
@@ -92,6 +121,7 @@ class Report:
     search: Mapping[str, Any]
     perplexity: Perplexity
     measures: Mapping[str, float]
+    rows: tuple[Row, ...]
     tokeniser: str
     provider: str
     seconds: float
@@ -137,13 +167,23 @@ def run(
     # One thread a graph: the cores share the photos instead, which is twice as fast.
     captioner = load(model, provider=provider, threads=1)
     wanted = search or Search()
-    examples, captions, images = caption(captioner, examples, wanted)
-    perplexity = measure_perplexity(captioner, images, [e.captions for e in examples])
-    measures = metrics.measure(
-        [e.captions for e in examples], [c.text for c in captions], tokeniser=tokeniser
-    )
-    bundle = captioner.bundle
     options = captioner.options(beam_size=wanted.beam_size, length_penalty=wanted.length_penalty)
+    choices = _choices(captioner, wanted)
+    examples, images = encode(captioner, examples)
+    perplexity = measure_perplexity(captioner, images, [e.captions for e in examples])
+    candidates = _decode(captioner, images, wanted.decoder, options)
+    said = [e.captions for e in examples]
+    rows, used = [], ""
+    for name, rerank in choices:
+        scores = _scores(captioner, images, candidates, said, name, rerank)
+        best = [
+            row[int(np.argmax(numbers))] for row, numbers in zip(candidates, scores, strict=True)
+        ]
+        texts = [captioner.vocabulary.decode(candidate.tokens) for candidate in best]
+        measures = metrics.measure(said, texts, tokeniser=tokeniser)
+        rows.append(Row(reranker=name, k=rerank.k, m=rerank.m, measures=measures.values))
+        used = measures.tokeniser
+    bundle = captioner.bundle
     return Report(
         command=command,
         model={
@@ -156,8 +196,8 @@ def run(
         images=len(examples),
         captions=sum(len(e.captions) for e in examples),
         search={
-            "decoder": captions[0].decoder,
-            "reranker": wanted.reranker or bundle.reranker or "none",
+            "decoder": wanted.decoder or bundle.decoder,
+            "reranker": rows[0].reranker,
             "beam_size": options.beam_size,
             "length_penalty": options.length_penalty,
             "min_length": options.min_length,
@@ -165,74 +205,82 @@ def run(
             "no_repeat_ngram": options.no_repeat_ngram,
         },
         perplexity=perplexity,
-        measures=measures.values,
-        tokeniser=measures.tokeniser,
+        measures=rows[0].measures,
+        rows=tuple(rows),
+        tokeniser=used,
         provider=captioner.encoder.provider,
         seconds=round(time.monotonic() - began, 1),
         versions={"python": platform.python_version(), **dict(_versions())},
     )
 
 
-def caption(
-    captioner: Captioner, examples: Sequence[Example], search: Search
-) -> tuple[list[Example], list[Caption], EncodedImages]:
-    """Caption photos on all cores.
-
-    Returns:
-        The examples whose photos can be read, their captions, and what the encoder made of them.
+def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOptions]]:
+    """Return who chooses among the candidates, and how: a row each.
 
     Raises:
-        UsageError: an unknown name, or more than 1 % of the photos cannot be read.
-        PluginError: the decoder or the reranker fails.
+        UsageError: an unknown reranker, or a number out of range.
+        BundleError: there are no references where a reranker needs some, or they are damaged.
     """
-    chunks = [examples[i : i + _PHOTOS] for i in range(0, len(examples), _PHOTOS)]
-    done = list(on_all_cores(partial(_caption_chunk, captioner, search), chunks, "captions"))
-    captions = [c for part, _ in done for c in part]
-    lost = [e.path for e, c in zip(examples, captions, strict=True) if c.error is not None]
-    datasets.refuse_many("photos that cannot be read", lost, len(examples))
-    kept = [(e, c) for e, c in zip(examples, captions, strict=True) if c.error is None]
-    encoded = [part for _, parts in done for part in parts]
-    images = EncodedImages(
-        inputs={
-            name: np.concatenate([part.inputs[name] for part in encoded])
-            for name in encoded[0].inputs
-        },
-        reference_feature=np.concatenate([part.reference_feature for part in encoded]),
+    choices = []
+    for name in search.rerankers or (captioner.bundle.reranker or "none",):
+        swept = name.startswith("consensus")
+        for k, m in product(
+            (search.k if swept else ()) or (None,), (search.m if swept else ()) or (None,)
+        ):
+            rerank = RerankOptions(
+                k=k, m=m, references=search.references, leave_one_out=search.leave_one_out
+            )
+            choices.append((name, rerank))
+    return [*choices, *([("oracle", RerankOptions())] if search.oracle else [])]
+
+
+def _decode(
+    captioner: Captioner, images: EncodedImages, decoder: str | None, options: DecodeOptions
+) -> list[list[Candidate]]:
+    """Return all candidates of each image, in the decoder's order."""
+    kept = replace(options, n_best=max(options.n_best, options.beam_size))
+    rows = np.arange(len(images))
+    parts = [images.take(rows[i : i + PHOTOS]) for i in range(0, len(rows), PHOTOS)]
+    decode = partial(captioner.decode, decoder=decoder, options=kept)
+    return [found for part in on_all_cores(decode, parts, "captions") for found in part]
+
+
+def _scores(
+    captioner: Captioner,
+    images: EncodedImages,
+    candidates: Sequence[Sequence[Candidate]],
+    said: Sequence[Sequence[str]],
+    reranker: str,
+    rerank: RerankOptions,
+) -> list[list[float]]:
+    if reranker == "none":
+        return [[-float(place) for place in range(len(row))] for row in candidates]
+    if reranker == "oracle":
+        return _oracle(captioner, candidates, said)
+    return captioner.rerank(images, candidates, reranker=reranker, options=rerank)
+
+
+def _oracle(
+    captioner: Captioner,
+    candidates: Sequence[Sequence[Candidate]],
+    said: Sequence[Sequence[str]],
+) -> list[list[float]]:
+    """Return each candidate's CIDEr-D with what people said about the very photo.
+
+    The document frequencies are those of the split, as in pycocoevalcap's figures.
+    """
+    ids = iter(captioner.vocabulary.encode_all([text for group in said for text in group]))
+    captions = [[next(ids) for _ in group] for group in said]
+    nowhere = np.zeros((len(said), 1), np.float32)
+    truth = build_references(
+        [str(i) for i in range(len(said))], nowhere, captions, captioner.vocabulary.size
     )
-    return [e for e, _ in kept], [c for _, c in kept], images
-
-
-class _Recorder:
-    """An encoder that remembers what it returned."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.returned: list[EncodedImages] = []
-
-    @property
-    def provider(self) -> str:
-        return self._encoder.provider
-
-    def encode(self, images: NDArray[np.uint8]) -> EncodedImages:
-        self.returned.append(self._encoder.encode(images))
-        return self.returned[-1]
-
-
-def _caption_chunk(
-    captioner: Captioner, search: Search, examples: Sequence[Example]
-) -> tuple[list[Caption], list[EncodedImages]]:
-    # The photos of a chunk are one call of the encoder, so what it returned is in their order.
-    recorder = _Recorder(captioner.encoder)
-    copy = Captioner(captioner.bundle, recorder, captioner.model, captioner.vocabulary)
-    captions = copy.caption(
-        [e.path for e in examples],
-        batch_size=len(examples),
-        decoder=search.decoder,
-        reranker=search.reranker,
-        beam_size=search.beam_size,
-        length_penalty=search.length_penalty,
-    )
-    return list(captions), recorder.returned
+    scores = [[0.0] * len(row) for row in candidates]
+    for place, name in enumerate(truth.images):  # photos about which nobody said a word are not in
+        hypotheses = [candidate.tokens for candidate in candidates[int(name)]]
+        similarity = cider_d(hypotheses, truth.captions_of(np.array([place])), truth.frequencies)
+        scores[int(name)] = similarity.mean(axis=1).tolist()
+    return scores
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -251,7 +251,8 @@ class CaptionNet(nn.Module):
             nothing = self.recurrence.gates(torch.zeros_like(drive))
             found.append(self.recurrence.gates(drive) - nothing)
         if "before" in self.image:
-            zeros = tuple(image.new_zeros(len(image), t.size) for t in self.recurrence.state)
+            # One row for all: a traced graph would keep the number of rows that it saw.
+            zeros = tuple(image.new_zeros(1, t.size) for t in self.recurrence.state)
             found += self.recurrence.advance(self.recurrence.gates(self.drive(image)), zeros)
         return tuple(found)
 

@@ -40,9 +40,15 @@ def mrnn_cells() -> list[Component]:
 
 @hookimpl
 def mrnn_commands(app: typer.Typer) -> None:
-    """Register train, export and evaluate."""
+    """Register train, export, evaluate and index."""
+    import typer
+
     from mrnn_exporters import commands
 
     app.command()(commands.train)
     app.command()(commands.export)
     app.command(epilog=commands.EVALUATE_EXAMPLES)(commands.evaluate)
+    index = typer.Typer(no_args_is_help=True, help="Build references for consensus reranking.")
+    index.command("build", epilog=commands.INDEX_EXAMPLES)(commands.index_build)
+    index.command("add", epilog=commands.INDEX_EXAMPLES)(commands.index_add)
+    app.add_typer(index, name="index")

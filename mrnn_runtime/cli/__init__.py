@@ -50,7 +50,7 @@ def build(*, tracebacks: bool = False) -> TyperGroup:
     """
     app = extensions.new_app()
     app.callback(no_args_is_help=True, epilog=_EPILOG)(_root)
-    app.command(epilog=caption.EXAMPLES)(caption.caption)
+    app.command(cls=output.Sections, epilog=caption.EXAMPLES)(caption.caption)
     for command in (models.models, models.verify, doctor.doctor):
         app.command()(command)
     app.add_typer(plugins.new_app(), name="plugins")

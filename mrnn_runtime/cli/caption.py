@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from contextlib import contextmanager
-from enum import StrEnum
-from io import TextIOWrapper
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli import results
 from mrnn_runtime.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mrnn_runtime.types import Caption
-
 
 EXAMPLES = """\b
 mrnn caption dog.jpg
 mrnn caption photos/ --format jsonl --output captions.jsonl
 mrnn caption photos/ --decoder greedy --ban man --ban woman
 mrnn caption dog.jpg --beam-size 10 --n-best 3
+mrnn caption dog.jpg --decoder sample --n-best 5 --seed 7
+mrnn caption photos/ --beam-size 10 --reranker consensus-cider --report report.html
 """
-
-
-class Format(StrEnum):
-    """How results are written."""
-
-    TEXT = "text"
-    JSONL = "jsonl"
 
 
 def caption(
@@ -51,6 +38,7 @@ def caption(
             metavar="NAME|DIR",
             help="An installed model, or the folder of a bundle. Without it: the only installed "
             "model, else the one that MRNN_MODEL names, else flickr8k.",
+            rich_help_panel="Model",
         ),
     ] = None,
     provider: Annotated[
@@ -59,18 +47,39 @@ def caption(
             metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back, and it says so."
         ),
     ] = "auto",
-    decoder: Annotated[str | None, typer.Option(metavar="NAME", help="How to search.")] = None,
-    reranker: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who chooses among the candidates; or none.")
+    threads: Annotated[
+        int, typer.Option(metavar="N", help="CPU threads of each graph; 0 chooses.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option(metavar="B", help="Images per call of the encoder; changes no caption.")
+    ] = 4,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How to search; mrnn plugins lists decoders and rerankers.",
+            rich_help_panel="Search (what a decoder does not use, it ignores)",
+        ),
     ] = None,
     beam_size: Annotated[
         int | None, typer.Option(metavar="K", help="Hypotheses kept per image.")
     ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Words per caption, at most.")
+    n_best: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Candidates per image, at most; the number of samples."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="How every caption starts.", show_default=False)
+    ] = "",
+    ban: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="A word that no caption contains; may be repeated."),
     ] = None,
     min_length: Annotated[
         int | None, typer.Option(metavar="N", help="Words per caption, at least.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Words per caption, at most.")
     ] = None,
     length_penalty: Annotated[
         float | None,
@@ -79,25 +88,64 @@ def caption(
     no_repeat_ngram: Annotated[
         int | None, typer.Option(metavar="N", help="No n-gram of this size twice; 0 allows all.")
     ] = None,
-    ban: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD", help="A word that no caption contains; may be repeated."),
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="Below 1 sharper, above 1 flatter.",
+            rich_help_panel="Sampling (decoder sample)",
+        ),
     ] = None,
-    n_best: Annotated[
-        int | None, typer.Option(metavar="N", help="Candidates per image, at most.")
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Among the K best words only; 0 is all.")
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="B", help="Images per call of the encoder; changes no caption.")
-    ] = 4,
-    threads: Annotated[
-        int, typer.Option(metavar="N", help="CPU threads of each graph; 0 chooses.")
-    ] = 0,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Among the fewest words that hold this probability."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Another seed, other samples.")
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who chooses among all that the beam holds; or none.",
+            rich_help_panel="Reranking",
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Captioned photos to ask, instead of the model's own."),
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(metavar="K", help="How many of the nearest of them vote.")
+    ] = None,
+    votes: Annotated[
+        int | None, typer.Option(metavar="M", help="How many of their most similar captions count.")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="The photo itself has no vote.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which reference photos voted (jsonl, report).")
+    ] = False,
     form: Annotated[
-        Format,
-        typer.Option("--format", help="text: path, tab, caption. jsonl: one object an image."),
-    ] = Format.TEXT,
+        results.Format,
+        typer.Option(
+            "--format",
+            help="text: path, tab, caption. jsonl: one object an image.",
+            rich_help_panel="Output",
+        ),
+    ] = results.Format.TEXT,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a file.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Also write a page with photos, candidates and ranks."
+        ),
     ] = None,
 ) -> None:
     """Caption images, in order, one result an image.
@@ -107,13 +155,18 @@ def caption(
     """
     from mrnn_runtime.captioner import load
     from mrnn_runtime.images import find_images
+    from mrnn_runtime.report import write_report
+    from mrnn_runtime.types import RerankOptions
 
     images = find_images(paths)
-    captions = load(model, provider=provider, threads=threads).caption(
-        images,
-        batch_size=batch_size,
-        decoder=decoder,
-        reranker=reranker,
+    rerank = RerankOptions(
+        k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
+    )
+    captioner = load(model, provider=provider, threads=threads)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    options = captioner.options(
+        replace(captioner.bundle.decode_options, **given),
         beam_size=beam_size,
         n_best=n_best,
         min_length=min_length,
@@ -121,84 +174,38 @@ def caption(
         length_penalty=length_penalty,
         no_repeat_ngram=no_repeat_ngram,
         banned_words=ban or (),
+        prefix=prefix,
     )
-    show = _show_json if form is Format.JSONL else _show_text
+    shown = options.n_best
+    if (reranker or captioner.bundle.reranker or "none") == "none":
+        if explain or rerank != RerankOptions():
+            raise UsageError(
+                "there is no reranker to take --references, --neighbours, --votes, --leave-one-out"
+                " or --explain",
+                hint="name one, for example --reranker consensus-cider",
+            )
+    elif report is not None:  # which shows all that the reranker chose among
+        options = replace(options, n_best=max(options.n_best, options.beam_size))
+    captions = captioner.caption(
+        images,
+        batch_size=batch_size,
+        decoder=decoder,
+        reranker=reranker,
+        rerank=rerank,
+        explain=explain,
+        options=options,
+    )
+    show = results.show_json if form is results.Format.JSONL else results.show_text
     failed = 0
-    with _results(output) as write:
-        for result in _watched(captions, len(images)):
-            show(result, write)
+    with (
+        write_report(report) if report else nullcontext() as add,
+        results.lines_to(output) as write,
+    ):
+        for result in results.watched(captions, len(images)):
+            if add:
+                add(result)
+            show(replace(result, candidates=result.candidates[:shown]), write)
             failed += result.error is not None
     if failed:
         speech.note(f"{failed} of {len(images)} images failed")
         raise typer.Exit(speech.SOME_IMAGES_FAILED)
-
-
-def _show_text(result: Caption, write: Callable[[str], object]) -> None:
-    if result.error is not None:
-        speech.note(f"error: {result.error}")
-    for candidate in result.candidates:
-        write(f"{result.path}\t{candidate.caption}")
-
-
-def _show_json(result: Caption, write: Callable[[str], object]) -> None:
-    record: dict[str, object]
-    if result.error is not None:
-        record = {"path": result.path, "error": result.error}
-    else:
-        record = {
-            "path": result.path,
-            "caption": result.text,
-            "log_prob": result.log_prob,
-            "finished": result.finished,
-            "candidates": [
-                {"caption": candidate.caption, "log_prob": candidate.log_prob}
-                for candidate in result.candidates
-            ],
-            "model": result.model,
-            "provider": result.provider,
-            "decoder": result.decoder,
-        }
-    write(json.dumps(record))
-
-
-@contextmanager
-def _results(output: Path | None) -> Iterator[Callable[[str], object]]:
-    """Give a function that writes one line of results, to stdout or to a file.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    if output is None:
-        if isinstance(sys.stdout, TextIOWrapper):  # a file name may hold bytes that are no text
-            sys.stdout.reconfigure(errors="surrogateescape")
-        # typer.echo would find the terminal behind what Rich puts in its place.
-        yield lambda line: print(line, flush=True)
-        return
-    try:
-        file = output.open("w", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {output}: {error.strerror}", hint="choose another --output"
-        ) from error
-    with file:
-        yield lambda line: file.write(line + "\n")
-
-
-def _watched(captions: Iterator[Caption], total: int) -> Iterator[Caption]:
-    """Pass captions on, with a progress bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty() or total < 2:
-        yield from captions
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    # On a terminal that shows both streams, results must go above the bar; in a pipe, untouched.
-    with Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    ) as bar:
-        yield from bar.track(captions, total=total)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 
@@ -39,3 +40,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         typer.echo("  ".join(cells).rstrip())
+
+
+class Sections(TyperCommand):
+    """A command whose help has sections.
+
+    An option opens one where it has a ``rich_help_panel``, and those that follow belong to it.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - as click has it
+        """Write the options, section by section, and what asks for help last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        name = "Arguments"
+        for parameter in self.get_params(ctx):
+            name = getattr(parameter, "rich_help_panel", None) or name
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(name, []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)

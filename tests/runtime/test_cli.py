@@ -462,7 +462,7 @@ def test_strict_mode_makes_a_failed_plugin_3(mrnn, install, monkeypatch, code):
     assert result.err.startswith("mrnn: error: plugin 'bad' of bad-dist: ")
 
 
-@pytest.mark.parametrize("command", ["train", "export", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "export", "evaluate", "index"])
 def test_commands_that_are_not_installed_say_what_to_install(mrnn, command):
     result = mrnn(command, "somewhere", "--output", "there", "-x")
     assert (result.code, result.out) == (3, "")

@@ -1,6 +1,6 @@
 """What every cell promises, as checks; each takes the target, ``(NetConfig) -> Cell``.
 
-Letters in shapes: b sentences, r rows, d image feature, m multimodal size, V vocabulary.
+Letters in shapes: n images, r rows, d image feature, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mrnn_exporters.graphs import export_cell
+from mrnn_exporters.graphs import encoded_names, export_cell
 from mrnn_exporters.nets import Cell, NetConfig, pack
 from mrnn_runtime.sessions import make_session
 from mrnn_runtime.testing.checks import require
@@ -31,24 +31,21 @@ TOLERANCE = 1e-4
 
 
 def it_encodes_images(build: Build) -> None:
-    """One float32 [n, ...] for each name in image_inputs; a reference [n, ...] for neighbours."""
+    """Float32 [n, ...] for each image input and each state that starts from the image."""
     cell, features = _make(build)
-    with torch.no_grad():
-        arrays, reference = cell.encode(features), cell.reference(features)
-        alone = cell.encode(features[1:2])
-    names = cell.image_inputs
-    require(len(arrays) == len(names), f"encode gives {len(arrays)} tensors for {names}")
-    for name, array in zip((*names, "reference"), (*arrays, reference), strict=True):
+    names = (*encoded_names(cell), "reference")
+    arrays, alone = _encode(cell, features), _encode(cell, features[1:2])
+    require(len(arrays) == len(names), f"it gives {len(arrays)} tensors for {names}")
+    for name, array, one in zip(names, arrays, alone, strict=True):
         fits = array.dtype == torch.float32 and len(array) == len(features)
         require(fits and bool(torch.isfinite(array).all()), f"{name} is not finite float32 [n, ..]")
-    for name, array, one in zip(names, arrays, alone, strict=True):
         require(_close(array[1:2], one), f"{name} depends on the other images")
 
 
 def a_step_returns_the_state_that_it_declares(build: Build) -> None:
     """Logits [r, V], then float32 [r, size] for each tensor of state."""
     cell, features = _make(build)
-    logits, *after = _step(cell, features, [1, 4, 5], _zeros(cell, 3))
+    logits, *after = _step(cell, [1, 4, 5], *_start(cell, features))
     wanted = [(3, CONFIG.vocabulary_size), *((3, tensor.size) for tensor in cell.state)]
     found = [tuple(tensor.shape) for tensor in (logits, *after)]
     require(found == wanted, f"a step gives {found}, not {wanted}")
@@ -64,9 +61,9 @@ def teacher_forcing_equals_steps(build: Build) -> None:
         packed = cell(pack(SENTENCES), features).log_softmax(dim=1)
     steps: dict[tuple[int, int], Tensor] = {}
     for b, sentence in enumerate(SENTENCES):
-        state = _zeros(cell, 1)
+        images, state = _start(cell, features[b : b + 1])
         for place, token in enumerate(sentence):
-            logits, *after = _step(cell, features[b : b + 1], [token], state)
+            logits, *after = _step(cell, [token], images, state)
             state = tuple(after)
             steps[place, b] = logits.log_softmax(dim=1)
     # Packed order: all first tokens, then all second ones, ...
@@ -111,23 +108,21 @@ def it_learns(build: Build) -> None:
 def onnx_runtime_computes_the_same_step(build: Build) -> None:
     """With the inputs, states and outputs that a bundle lists."""
     cell, features = _make(build)
-    with torch.no_grad():
-        arrays = dict(zip(cell.image_inputs, cell.encode(features), strict=True))
-    state = tuple(tensor + 0.5 for tensor in _zeros(cell, 3))
+    images, state = _start(cell, features)
+    names = [tensor.name for tensor in cell.state]
+    inputs = dict(zip((*cell.image_inputs, *names), (*images, *state), strict=True))
     with TemporaryDirectory() as folder:
         path = Path(folder, "cell.onnx")
-        examples = {name: array[:2] for name, array in arrays.items()}
-        export_cell(cell, cell.step(), examples, path, vocabulary_size=CONFIG.vocabulary_size)
-        session = make_session(path, "cpu", 1)
-        names = [tensor.name for tensor in cell.state]
-        feeds = {name: array.numpy() for name, array in arrays.items()}
-        feeds |= {name: tensor.numpy() for name, tensor in zip(names, state, strict=True)}
+        two = [image[:2] for image in images]  # traced with two rows, run with three
+        export_cell(cell, cell.step(), two, path, vocabulary_size=CONFIG.vocabulary_size)
+        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         feeds |= {"token": np.array([1, 4, 5]), "k": np.array([1])}
         outputs = ["log_probs", *(f"next_{name}" for name in names)]
-        found = [torch.from_numpy(array) for array in session.run(outputs, feeds)]
-    logits, *after = _step(cell, features, [1, 4, 5], state)
-    for name, one, other in zip(outputs, found, (logits.log_softmax(dim=1), *after), strict=True):
-        require(_close(one, other), f"{name} differs")
+        found = make_session(path, "cpu", 1).run(outputs, feeds)
+    logits, *after = _step(cell, [1, 4, 5], images, state)
+    expected = (logits.log_softmax(dim=1), *after)
+    for name, one, other in zip(outputs, found, expected, strict=True):
+        require(_close(torch.from_numpy(one), other), f"{name} differs")
 
 
 CHECKS: tuple[Callable[[Build], None], ...] = (
@@ -152,16 +147,28 @@ def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _zeros(cell: Cell, rows: int) -> tuple[Tensor, ...]:
-    return tuple(torch.zeros(rows, tensor.size) for tensor in cell.state)
+def _encode(cell: Cell, features: Tensor) -> tuple[Tensor, ...]:
+    """Return what belongs into the encoder graph: what encode gives, and the reference."""
+    with torch.no_grad():
+        return (*cell.encode(features), cell.reference(features))
+
+
+def _start(cell: Cell, features: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the image inputs, each [n, ...], and the state before the first step."""
+    encoded = dict(zip((*encoded_names(cell), "reference"), _encode(cell, features), strict=True))
+    images = tuple(encoded[name] for name in cell.image_inputs)
+    state = tuple(
+        torch.zeros(len(features), tensor.size) if tensor.init == "zeros" else encoded[tensor.init]
+        for tensor in cell.state
+    )
+    return images, state
 
 
 def _step(
-    cell: Cell, features: Tensor, tokens: list[int], state: tuple[Tensor, ...]
+    cell: Cell, tokens: list[int], images: tuple[Tensor, ...], state: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        step = cell.step().eval()
-        return tuple(step(torch.tensor(tokens), *cell.encode(features), *state))
+        return tuple(cell.step().eval()(torch.tensor(tokens), *images, *state))
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -1,4 +1,5 @@
-# `make demo` captions a few photos, `make test` runs the tests, `make check` is what CI runs.
+# `make demo` captions a few photos, `make test` runs the tests, `make docs` builds the documentation,
+# `make check` is what CI runs.
 # All of it happens in .venv; Python 3.11 or newer is all that a machine must have.
 
 PY ?= python3
@@ -6,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/.demo
 	@$(BIN)/python examples/demo.py
@@ -14,7 +15,12 @@ demo: .venv/.demo
 test: .venv/.dev
 	@$(BIN)/python -m pytest
 
-check: .venv/.dev
+docs: .venv/.docs
+	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+# Where Sphinx is installed, one of the tests builds the documentation.
+check: .venv/.dev .venv/.docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -38,3 +44,8 @@ $(BIN)/python:
 	@echo "Installing everything into .venv, torch included: some minutes, once"
 	@$(INSTALL) -e ".[cpu,dev]" -e exporters $(addprefix -e ,$(PLUGINS))
 	@touch .venv/.demo $@
+
+.venv/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Sphinx into .venv (once)"
+	@$(INSTALL) -e ".[cpu,docs]"
+	@touch $@

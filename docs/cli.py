@@ -25,8 +25,9 @@ _HEAD = """\
 
 # Command line
 
-Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`, `export` and `evaluate`
-come with `mrnn-exporters`. Other plugins may bring further commands; `mrnn --help` lists what is installed.
+Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
+`export`, `evaluate` and `index` come with `mrnn-exporters`. Other plugins may bring further
+commands; `mrnn --help` lists what is installed.
 """
 
 
@@ -43,7 +44,7 @@ def page() -> str:
         group = build()
     finally:
         os.environ["MRNN_DISABLE_PLUGINS"] = before
-    root = typer.Context(group, info_name="mrnn", terminal_width=88)  # type: ignore[arg-type]
+    root = typer.Context(group, info_name="mrnn", terminal_width=88)
     lines = [_HEAD, *_options(group, root), *_commands(group, root)]
     return "\n".join(lines).rstrip() + "\n"
 

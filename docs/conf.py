@@ -1,9 +1,9 @@
 """Sphinx's settings; ``make docs`` builds with them."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "mrnn-runtime"
-release = version("mrnn-runtime")
+release = importlib.metadata.version("mrnn-runtime")
 project_copyright = "the authors of mrnn-runtime"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "demo"]
@@ -15,8 +15,8 @@ autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
-# The docstrings name types in prose, so that only the signature repeats them.
-napoleon_use_ivar = True
+napoleon_attr_annotations = False
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"mrnn-runtime {release}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mrnn_runtime.bundle import Bundle, load_bundle
     from mrnn_runtime.captioner import Captioner, load
+    from mrnn_runtime.consensus.references import References, load_references
     from mrnn_runtime.contracts import (
         Backbone,
         Component,
@@ -71,6 +72,7 @@ __all__ = [
     "PluginError",
     "Preprocess",
     "ProviderError",
+    "References",
     "RerankOptions",
     "Reranker",
     "Scores",
@@ -82,11 +84,13 @@ __all__ = [
     "hookimpl",
     "load",
     "load_bundle",
+    "load_references",
 ]
 
 _MEMBERS = {
     "bundle": ("Bundle", "load_bundle"),
     "captioner": ("Captioner", "load"),
+    "consensus.references": ("References", "load_references"),
     "contracts": (
         "Backbone",
         "Component",

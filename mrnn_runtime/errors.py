@@ -2,12 +2,12 @@
 
 ::
 
-    MrnnError                 what went wrong, where, and a hint that says what to do
-    ├── UsageError            the caller asked for something that does not exist or does not fit
-    together ├── ImageError            one image could not be read ├── BundleError           a
-    bundle is missing, damaged, unsafe or from a newer format ├── ProviderError         the
-    execution provider that was named is not really there └── PluginError           a plugin failed,
-    clashes with another or is misspelt
+    MrnnError             what went wrong, where, and a hint that says what to do
+    ├── UsageError        something does not exist, or options do not fit together
+    ├── ImageError        one image could not be read
+    ├── BundleError       a bundle is missing, damaged, unsafe or from a newer format
+    ├── ProviderError     the execution provider that was named is not really there
+    └── PluginError       a plugin failed, clashes with another or is misspelt
 
 The command line maps them to exit codes: UsageError 2; BundleError, ProviderError and PluginError
 3; an ImageError becomes one record and the run ends with 1.

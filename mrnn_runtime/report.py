@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.types import Caption, CaptionCandidate, Neighbour
 
-THUMBNAIL = 480  # twice what the page shows, for fine screens
+THUMBNAIL = 360
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What the tests of several packages share: a tiny, real bundle.
+"""What the tests of several packages share: the tiny bundle of ``mrnn_runtime.testing``.
 
-It is an m-RNN with random weights for 16 x 16 pixels and 12 tokens. Its captions mean nothing, but
-its files are what an exporter writes, and all of the runtime runs on them.
+Here is how it was made, and its variants are. The folder ``mrnn_runtime/testing/tiny`` is what
+``make_tiny_bundle()`` returns; a test compares the two.
 """
 
 import shutil
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mrnn_runtime import testing
 from mrnn_runtime.bundle import load_bundle, write_manifest
 from mrnn_runtime.golden import GOLDEN, record_golden
 from mrnn_runtime.onnx_model import load_model
@@ -69,9 +70,9 @@ MEMORY_CELL = (
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(make_tiny_bundle):
+def tiny_bundle(tmp_path_factory):
     """The folder of a bundle that loads. All tests share it: leave it as it is."""
-    return make_tiny_bundle()
+    return testing.tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
 
 
 @pytest.fixture

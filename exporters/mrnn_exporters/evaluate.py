@@ -221,15 +221,17 @@ def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOpti
         UsageError: an unknown reranker, or a number out of range.
         BundleError: there are no references where a reranker needs some, or they are damaged.
     """
+    preprocess = captioner.bundle.preprocess
+    nothing = np.empty((0, preprocess.height, preprocess.width, 3), np.uint8)
+    nobody = captioner.encoder.encode(nothing)
     choices = []
     for name in search.rerankers or (captioner.bundle.reranker or "none",):
-        swept = name.startswith("consensus")
-        for k, m in product(
-            (search.k if swept else ()) or (None,), (search.m if swept else ()) or (None,)
-        ):
+        sizes = product(search.k or (None,), search.m or (None,))
+        for k, m in [(None, None)] if name == "none" else sizes:
             rerank = RerankOptions(
                 k=k, m=m, references=search.references, leave_one_out=search.leave_one_out
             )
+            _scores(captioner, nobody, [], [], name, rerank)  # mistakes come out before the work
             choices.append((name, rerank))
     return [*choices, *([("oracle", RerankOptions())] if search.oracle else [])]
 

@@ -12,6 +12,7 @@ from mrnn_exporters.photos import encode
 from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.captioner import load
 from mrnn_runtime.consensus.build import build_references
+from mrnn_runtime.consensus.neighbours import check_dtype
 from mrnn_runtime.consensus.references import FOLDER, load_references, save_references
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import RerankOptions
@@ -51,6 +52,7 @@ def build(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists already", hint="name a new folder")
+    check_dtype(dtype)
     examples = datasets.read(dataset, root, split)
     captioner = load(model, provider=provider, threads=1)
     examples, images = encode(captioner, examples)

@@ -7,7 +7,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from string import Template
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from mrnn_runtime.cli import output as speech
 from mrnn_runtime.errors import UsageError
 from mrnn_runtime.hookspecs import CONTRACT
 from mrnn_runtime.plugins import KINDS, manager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 EXAMPLES = """\b
 mrnn plugins new zigzag --kind decoder
@@ -104,12 +107,9 @@ def _write(folder: Path, name: str, package: str, kind: PartKind) -> None:
         "contract": str(CONTRACT),
         "version": __version__.partition("+")[0],
     }
-    lists = {"dependencies": _DEPENDENCIES, "test_dependencies": _TEST_DEPENDENCIES}
-    more = {
-        key: "".join(f'\n    "{each}",' for each in of.get(kind, ())) for key, of in lists.items()
-    }
-    more["use"] = _USES[kind]
-    facts |= {key: Template(text).substitute(facts) for key, text in more.items()}
+    facts["use"] = Template(_USES[kind]).substitute(facts)
+    facts["dependencies"] = _lines(_DEPENDENCIES.get(kind, ()), facts)
+    facts["test_dependencies"] = _lines(_TEST_DEPENDENCIES.get(kind, ()), facts)
     for part in (_TEMPLATES / "common", _TEMPLATES / kind):
         for source in sorted(part.rglob(f"*{_SUFFIX}")):
             place = source.relative_to(part).with_suffix("").as_posix()
@@ -121,3 +121,8 @@ def _write(folder: Path, name: str, package: str, kind: PartKind) -> None:
         from mrnn_runtime.testing import tiny_bundle
 
         tiny_bundle(folder / package / "bundle")
+
+
+def _lines(needs: Iterable[str], facts: Mapping[str, str]) -> str:
+    """Return what a list in pyproject.toml has in addition, a line each."""
+    return "".join(f'\n    "{Template(need).substitute(facts)}",' for need in needs)

@@ -61,7 +61,6 @@ def build_references(
             f" {grams.MOST_WORDS}",
             hint="build them of fewer captions",
         )
-    numbers, steps = rounded(features[kept], dtype)
     first_caption = _starts([len(said[i]) for i in kept])
     longest, owner = grams.longest_ngrams(sentences)
     image = np.repeat(np.arange(len(kept)), [len(said[i]) for i in kept])
@@ -72,8 +71,7 @@ def build_references(
     useful = grams.known_words(frequent, vocabulary_size) == frequent
     return References(
         images=tuple(images[i] for i in kept),
-        features=numbers,
-        steps=steps,
+        features=rounded(features[kept], dtype),
         first_caption=first_caption,
         first_ngram=_starts(np.bincount(owner[order], minlength=len(sentences)).tolist()),
         ngrams=known[order],

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime import sealed
-from mrnn_runtime.consensus.neighbours import DTYPES, nearest
+from mrnn_runtime.consensus.neighbours import DTYPES, Features, nearest
 from mrnn_runtime.consensus.similarity import Captions, Frequencies
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.manifest import TOKENIZER
@@ -46,8 +46,7 @@ class References:
 
     Attributes:
         images: the images' ids, mostly names of files.
-        features: int8 or float16 [n, d], in steps.
-        steps: float32 [n]; features times steps are the features.
+        features: of n images, [n, d].
         first_caption: unsigned [n + 1]; image i has the captions first_caption[i] up to
             first_caption[i + 1].
         first_ngram: unsigned [c + 1], likewise the n-grams of a caption.
@@ -59,8 +58,7 @@ class References:
     """
 
     images: tuple[str, ...]
-    features: NDArray[Any]
-    steps: NDArray[np.float32]
+    features: Features
     first_caption: NDArray[np.unsignedinteger[Any]]
     first_ngram: NDArray[np.unsignedinteger[Any]]
     ngrams: NDArray[np.uint64]
@@ -76,7 +74,7 @@ class References:
         self, photos: NDArray[np.float32], k: int, *, leave_out: float = 0.0
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Find neighbours; see ``neighbours.nearest``."""
-        return nearest(self.features, self.steps, photos, k, leave_out=leave_out)
+        return nearest(self.features, photos, k, leave_out=leave_out)
 
     def captions_of(self, rows: NDArray[np.int64]) -> Captions:
         """Return the captions of the images at ``rows``, int64 [r], in that order."""
@@ -142,8 +140,8 @@ def save_references(
             "captions": len(references.lengths),
             "feature": {
                 "name": "reference_feature",
-                "size": references.features.shape[1],
-                "dtype": references.features.dtype.name,
+                "size": references.features.numbers.shape[1],
+                "dtype": references.features.numbers.dtype.name,
             },
             "model": {
                 "name": bundle.name,
@@ -202,8 +200,9 @@ def load_references(bundle: Bundle, folder: Path | None = None) -> References:
 
 def _arrays(references: References) -> dict[str, NDArray[Any]]:
     return {
-        "features": references.features,
-        "steps": references.steps,
+        "features": references.features.numbers,
+        "steps": references.features.steps,
+        "squares": references.features.squares,
         "first_caption": references.first_caption,
         "first_ngram": references.first_ngram,
         "ngrams": references.ngrams,
@@ -221,8 +220,7 @@ def _open(root: Path) -> References:
     images = json.loads((root / IMAGES).read_bytes())
     return References(
         images=tuple(images),
-        features=array("features"),
-        steps=array("steps"),
+        features=Features(array("features"), array("steps"), array("squares")),
         first_caption=array("first_caption"),
         first_ngram=array("first_ngram"),
         ngrams=array("ngrams"),
@@ -267,6 +265,7 @@ def _check_arrays(references: References, top: Fields) -> None:
     wanted: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         "features": ((feature.text("dtype"),), (images, feature.integer("size"))),
         "steps": (("float32",), (images,)),
+        "squares": (("float32",), (images,)),
         "first_caption": (whole, (images + 1,)),
         "first_ngram": (whole, (captions + 1,)),
         "ngrams": (("uint64",), (positions,)),

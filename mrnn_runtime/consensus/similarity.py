@@ -6,6 +6,7 @@ e n-grams that a caption shares with a hypothesis, p positions in captions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,14 +68,14 @@ class Frequencies:
 
     def weights(self, ngrams: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Return ln(images / max(1, frequency)) of each n-gram, float64 [g]."""
-        found = np.ones(len(ngrams))
+        found = np.ones(len(ngrams), np.int64)
         if len(self.ngrams):
             place = np.searchsorted(self.ngrams, ngrams)
             place[place == len(self.ngrams)] = 0
             known = self.ngrams[place] == ngrams
             found[known] = self.counts[place[known]]
-        weights: NDArray[np.float64] = np.log(float(self.images)) - np.log(found)
-        return weights
+        # numpy's logarithm may depend by a bit on where in an array a number stands.
+        return np.array([math.log(self.images) - math.log(count) for count in found.tolist()])
 
 
 def cider_d(
@@ -99,8 +100,10 @@ def cider_d(
     norms = np.sqrt(_by_size(mine**2, shared.size))[:, np.newaxis] * captions.norms
     similarities = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
     lengths = np.array([len(hypothesis) for hypothesis in hypotheses])
-    difference = lengths[:, np.newaxis] - captions.lengths
-    return 10 * np.exp(-(difference**2) / (2 * SIGMA**2)) * _mean(similarities)
+    difference = np.abs(lengths[:, np.newaxis] - captions.lengths)
+    most = int(difference.max(initial=0))
+    penalty = np.array([math.exp(-(words**2) / (2 * SIGMA**2)) for words in range(most + 1)])
+    return 10 * penalty[difference] * _mean(similarities)
 
 
 def bleu_f1(hypotheses: Sequence[Sequence[int]], captions: Captions) -> NDArray[np.float64]:

@@ -15,11 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.bundle import load_bundle
 from mrnn_runtime.errors import PluginError
 from mrnn_runtime.hookspecs import PROJECT
 from mrnn_runtime.plugins import KINDS
-from mrnn_runtime.types import RerankOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -37,7 +35,7 @@ _KITS: dict[Kind, str] = {
     "models": "mrnn_runtime.testing.models",
     "rerankers": "mrnn_runtime.testing.rerankers",
 }
-_TINY = Path(__file__).parent / "tiny"
+TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,8 @@ def checks_for(component: Component, kind: Kind, *, bundle: Path | None = None) 
     Args:
         component: what a hook registers.
         kind: ``backbones``, ``cells``, ``decoders``, ``models`` or ``rerankers``.
-        bundle: the folder of the bundle that a reranker is made for; by default the tiny one.
+        bundle: the folder of the bundle that a reranker is made for, with references in it where
+            the reranker needs some; by default the tiny one, with made-up references.
 
     Raises:
         PluginError: the checks of this kind are not installed.
@@ -78,10 +77,11 @@ def checks_for(component: Component, kind: Kind, *, bundle: Path | None = None) 
         ) from error
 
     def run(check: Callable[[Any], None]) -> None:
-        target = component.load()
-        if kind == "rerankers":
-            target = partial(target, load_bundle(bundle or _TINY), RerankOptions())
-        check(target)
+        if kind != "rerankers":
+            check(component.load())
+            return
+        with kit.example(bundle) as arguments:
+            check(partial(component.load(), *arguments))
 
     return [
         Check(f"{component.name}: {check.__name__.replace('_', ' ')}", partial(run, check))
@@ -118,7 +118,7 @@ def tiny_bundle(folder: Path) -> Path:
     It is an m-RNN with random weights for 16 x 16 pixels and 12 tokens: its captions mean nothing,
     but its files are what an exporter writes, and all of the runtime runs on them.
     """
-    return Path(shutil.copytree(_TINY, folder))
+    return Path(shutil.copytree(TINY, folder))
 
 
 def require(rule: object, complaint: str) -> None:

@@ -6,17 +6,25 @@ A check makes the reranker new; letters in shapes: n images, d feature size.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrnn_runtime.bundle import load_bundle
+from mrnn_runtime.consensus.build import build_references
+from mrnn_runtime.consensus.references import save_references
 from mrnn_runtime.contracts import Reranker
-from mrnn_runtime.testing.checks import require
-from mrnn_runtime.types import Candidate, EncodedImages
+from mrnn_runtime.testing.checks import TINY, require
+from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from functools import partial
+
+    from mrnn_runtime.manifest import Bundle
 
     Make = partial[Reranker]
 
@@ -71,6 +79,32 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
 )
 
 
+@contextmanager
+def example(folder: Path | None) -> Iterator[tuple[Bundle, RerankOptions]]:
+    """Give what a reranker is made of: this bundle, or the tiny one with made-up references."""
+    bundle = load_bundle(folder or TINY)
+    if folder is not None:
+        yield bundle, RerankOptions()
+        return
+    # References are mapped into memory, and where files are in use they cannot be deleted.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        place = Path(scratch, "references")
+        names = [f"{i}.jpg" for i in range(20)]
+        features = np.random.default_rng(1).standard_normal((20, 8)).astype(np.float32)
+        captions = [
+            [_words(bundle, i, count=6), _words(bundle, i + 20, count=4)] for i in range(20)
+        ]
+        references = build_references(names, features, captions, bundle.vocabulary_size)
+        save_references(references, place, bundle, source="made up")
+        yield bundle, RerankOptions(k=5, m=4, references=place)
+
+
+def _words(bundle: Bundle, seed: int, count: int) -> list[int]:
+    special = (*bundle.tokens.never, bundle.tokens.eos)
+    words = [i for i in range(bundle.vocabulary_size) if i not in special]
+    return [int(word) for word in np.random.default_rng(seed).choice(words, count)]
+
+
 def _case(make: Make) -> tuple[EncodedImages, list[list[Candidate]]]:
     """Return four made-up images as the bundle's encoder returns them, and candidates for each."""
     bundle, _ = make.args
@@ -80,10 +114,11 @@ def _case(make: Make) -> tuple[EncodedImages, list[list[Candidate]]]:
         for tensor in bundle.encoder.outputs
     }
     images = EncodedImages(inputs=arrays, reference_feature=arrays["reference_feature"])
-    eos = bundle.tokens.eos
-    words = [i for i in range(bundle.vocabulary_size) if i not in (*bundle.tokens.never, eos)]
-    candidates = []
-    for count in (3, 1, 5, 2):
-        row = [tuple(random.choice(words, length).tolist()) for length in range(1, count + 1)]
-        candidates.append([Candidate(tokens, -1.5, -1.5, finished=True) for tokens in row])
+    candidates = [
+        [
+            Candidate(tuple(_words(bundle, image, count)), -1.5, -1.5, finished=True)
+            for count in range(1, 1 + most)
+        ]
+        for image, most in enumerate((3, 1, 5, 2))
+    ]
     return images, candidates

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mrnn_exporters import plugin
+from mrnn_exporters import index, plugin
 from mrnn_exporters.evaluate import Search, run
+from mrnn_exporters.metrics import measure
 from mrnn_exporters.scoring import log_probs, measure_perplexity
-from mrnn_runtime import load
+from mrnn_runtime import Captioner, load
 from mrnn_runtime.errors import UsageError
 from mrnn_runtime.images import read_image
 from mrnn_runtime.testing import TableModel, encoded_images
@@ -144,9 +145,73 @@ def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> N
     assert json.loads(json.dumps(asdict(found)))["measures"]["BLEU-4"] <= 1
 
 
+def test_rerankers_choose_among_the_same_candidates(tiny_bundle: Path, corpus: Path) -> None:
+    search = Search(beam_size=4, rerankers=("none", "log-prob", "length-normalised"), oracle=True)
+    found = plain_run(tiny_bundle, corpus, search=search)
+    assert [row.reranker for row in found.rows] == [
+        "none",
+        "log-prob",
+        "length-normalised",
+        "oracle",
+    ]
+    assert found.measures == found.rows[0].measures
+    captioner = load(tiny_bundle, provider="cpu")
+    for row in found.rows[:3]:
+        captions = captioner.caption(
+            sorted(corpus.glob("*.png")), beam_size=4, reranker=row.reranker
+        )
+        texts = [caption.text for caption in captions]
+        assert row.measures == measure(CAPTIONS, texts, tokeniser="plain").values
+    assert found.rows[3].measures["CIDEr"] == max(row.measures["CIDEr"] for row in found.rows)
+
+
+def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    paths = sorted(corpus.glob("*.png"))
+    worst = [c.candidates[-1].caption for c in captioner.caption(paths, beam_size=4, n_best=4)]
+    records = [
+        {"file": path.name, "captions": [text], "split": "test"}
+        for path, text in zip(paths, worst, strict=True)
+    ]
+    (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = plain_run(tiny_bundle, corpus, search=Search(beam_size=4, oracle=True))
+    assert [row.reranker for row in found.rows] == ["none", "oracle"]
+    assert found.rows[1].measures["ROUGE-L"] == pytest.approx(1)
+    assert found.rows[0].measures["ROUGE-L"] < 1
+
+
+def test_k_and_m_are_swept_without_decoding_again(
+    tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch
+) -> None:
+    index.build(tiny_bundle, tmp_path / "r", dataset="folder", root=corpus, split="test")
+    calls = []
+    decode = Captioner.decode
+    monkeypatch.setattr(
+        Captioner, "decode", lambda *args, **options: calls.append(1) or decode(*args, **options)
+    )
+    search = Search(
+        beam_size=4,
+        rerankers=("none", "consensus-cider"),
+        k=(1, 3),
+        m=(1, 2),
+        references=tmp_path / "r",
+    )
+    found = plain_run(tiny_bundle, corpus, search=search)
+    assert len(calls) == 1
+    assert [(row.reranker, row.k, row.m) for row in found.rows] == [
+        ("none", None, None),
+        ("consensus-cider", 1, 1),
+        ("consensus-cider", 1, 2),
+        ("consensus-cider", 3, 1),
+        ("consensus-cider", 3, 2),
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"search": Search(rerankers=("nobody",))}, "unknown reranker"),
+        ({"search": Search(rerankers=("consensus-cider",), k=(0,))}, "k must be"),
         ({"limit": 0}, "limit"),
         ({"split": "train"}, "no photo in split train"),
         ({"search": Search(decoder="bean")}, "unknown decoder"),
@@ -196,7 +261,7 @@ def test_the_command_prints_a_table_and_writes_json(
     done = invoke(*arguments, "--decoder", "greedy", "--tokeniser", "plain", "--json", target)
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
-    for part in ("tiny 1.0", "greedy", "plain", "perplexity", "BLEU-4", "CIDEr"):
+    for part in ("tiny 1.0", "none", "greedy", "plain", "perplexity", "BLEU-4", "CIDEr"):
         assert part in done.stdout
     figures = json.loads(target.read_text())
     assert figures["command"] == (
@@ -205,6 +270,25 @@ def test_the_command_prints_a_table_and_writes_json(
     )
     assert str(corpus) not in target.read_text()
     assert f"{figures['perplexity']['value']:.2f}" in done.stdout
+
+
+def test_the_command_has_a_column_for_each_choice(
+    tiny_bundle: Path, corpus: Path, invoke, tmp_path: Path
+) -> None:
+    target = tmp_path / "figures.json"
+    arguments = ["evaluate", tiny_bundle, "--dataset", "folder", "--root", corpus, "--oracle"]
+    chosen = ["--reranker", "none", "--reranker", "log-prob", "--tokeniser", "plain"]
+    done = invoke(*arguments, *chosen, "--json", target)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(target.read_text())
+    assert figures["command"] == (
+        "mrnn evaluate bundle --dataset folder --root DIR --split test --reranker none"
+        " --reranker log-prob --oracle --tokeniser plain"
+    )
+    assert [row["reranker"] for row in figures["rows"]] == ["none", "log-prob", "oracle"]
+    for row in figures["rows"]:
+        assert row["reranker"] in done.stdout
+        assert f"{row['measures']['CIDEr']:.4f}" in done.stdout
 
 
 def test_without_java_the_command_says_so(

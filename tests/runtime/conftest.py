@@ -1,10 +1,13 @@
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 import pytest
 from PIL import Image
+
+from mrnn_runtime.cli import main
 
 
 @pytest.fixture
@@ -58,3 +61,35 @@ def photos(tmp_path):
         image.paste(colour, (40, 60, 200, 140))
         image.save(folder / name)
     return folder
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mrnn(capsys, only_builtins):
+    """Run ``mrnn`` in this process."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        wanted = "--traceback" in args or os.environ.get("MRNN_STRICT_PLUGINS")
+        assert wanted or "Traceback" not in err
+        return Result(caught.value.code or 0, out, err)
+
+    return run
+
+
+@pytest.fixture
+def caption(mrnn, tiny_bundle):
+    """Run ``mrnn caption`` with the tiny bundle on the CPU."""
+
+    def run(*args):
+        return mrnn("caption", *args, "--model", tiny_bundle, "--provider", "cpu", "--threads", 1)
+
+    return run

@@ -5,42 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
-
-from mrnn_runtime.cli import main
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mrnn(capsys, only_builtins):
-    """Run ``mrnn`` in this process."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return Result(caught.value.code or 0, out, err)
-
-    return run
-
-
-@pytest.fixture
-def caption(mrnn, tiny_bundle):
-    """Run ``mrnn caption`` with the tiny bundle on the CPU."""
-
-    def run(*args):
-        return mrnn("caption", *args, "--model", tiny_bundle, "--provider", "cpu", "--threads", 1)
-
-    return run
 
 
 def process(*args, **options):
@@ -76,6 +42,7 @@ def test_jsonl_has_the_documented_fields(caption, photos):
         "model",
         "provider",
         "decoder",
+        "reranker",
     ]
     assert record["path"] == str(photos / "a.png")
     assert isinstance(record["finished"], bool)
@@ -87,6 +54,7 @@ def test_jsonl_has_the_documented_fields(caption, photos):
     }
     assert record["provider"] == "CPUExecutionProvider"
     assert record["decoder"] == "beam"
+    assert record["reranker"] is None
 
 
 def test_n_best_text_has_one_line_a_candidate(caption, photos):
@@ -369,6 +337,7 @@ def test_plugins_lists_what_is_there(mrnn, install):
             "summary": "a search",
         }
     ]
+    assert "traceback" not in good
     assert records["bad"]["status"] == "failed"
     assert "a_package_that_is_not_there" in records["bad"]["error"]
 
@@ -459,7 +428,34 @@ def test_strict_mode_makes_a_failed_plugin_3(mrnn, install, monkeypatch, code):
     monkeypatch.setenv("MRNN_STRICT_PLUGINS", "1")
     result = mrnn("--help")
     assert (result.code, result.out) == (3, "")
-    assert result.err.startswith("mrnn: error: plugin 'bad' of bad-dist: ")
+    # Strict mode is for those who write or test plugins: they see where it failed, and then what.
+    assert "bad_module.py" in result.err
+    assert "\nmrnn: error: plugin 'bad' of bad-dist: " in result.err
+
+
+def test_traceback_shows_where_a_plugin_failed_and_goes_on(mrnn, install):
+    install("bad", BROKEN_DEEP_DOWN)
+    assert len(mrnn("models").err.splitlines()) == 2  # the warning, and that there is no model
+    result = mrnn("--traceback", "models", "--json")
+    assert (result.code, result.out) == (0, "[]\n")
+    assert "in deep_down" in result.err
+    assert "plugin 'bad' of bad-dist: ZeroDivisionError" in result.err
+
+
+BROKEN_DEEP_DOWN = """
+def deep_down():
+    1 / 0
+deep_down()
+"""
+
+
+def test_traceback_shows_where_an_error_arose(mrnn, tmp_path):
+    quiet = mrnn("verify", tmp_path)
+    result = mrnn("--traceback", "verify", tmp_path)
+    assert result.code == quiet.code == 3
+    assert "in load_bundle" in result.err
+    assert result.err.endswith(quiet.err)
+    assert mrnn("verify", "--traceback", tmp_path).code == 2  # it belongs before the command
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate", "index"])

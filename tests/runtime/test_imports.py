@@ -6,16 +6,17 @@ import sys
 import pytest
 
 import mrnn_runtime
+import mrnn_runtime.testing as kit
 
 HEAVY = {"PIL", "numpy", "onnxruntime", "tokenizers", "torch"}
 
 
-def loaded_by(code):
-    """Run code in a process of its own; return which heavy modules it loaded."""
+def loaded_by(code, watched=HEAVY):
+    """Run code in a process of its own; return which of the watched modules it loaded."""
     script = f"{code}\nimport sys; print(*sys.modules, file=sys.__stderr__)"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
-    return HEAVY & set(child.stderr.split())
+    return watched & set(child.stderr.split())
 
 
 def test_all_is_sorted_and_is_what_can_be_imported():
@@ -24,6 +25,16 @@ def test_all_is_sorted_and_is_what_can_be_imported():
     assert set(mrnn_runtime.__all__) <= set(dir(mrnn_runtime))
     for name in mrnn_runtime.__all__:
         assert getattr(mrnn_runtime, name) is getattr(mrnn_runtime, name)
+
+
+def test_all_of_the_kit_is_sorted_and_can_be_imported():
+    assert kit.__all__ == sorted(kit.__all__)
+    assert all(hasattr(kit, name) for name in kit.__all__)
+
+
+def test_the_kit_needs_no_test_framework_and_no_trainer():
+    watched = {"pytest", "torch", "onnx", "onnxruntime", "mrnn_exporters"}
+    assert loaded_by("import mrnn_runtime.testing", watched) == set()
 
 
 def test_an_unknown_name_is_an_attribute_error():

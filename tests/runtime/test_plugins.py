@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mrnn_runtime import hookspecs
 from mrnn_runtime.errors import PluginError, UsageError
 from mrnn_runtime.plugins import PluginManager, manager
 
@@ -29,7 +30,7 @@ def test_builtins_come_through_the_same_door():
     plugins = PluginManager()
     report = plugins.report()[0]
     assert (report.name, report.dist, report.status) == ("builtin", "mrnn-runtime", "ok")
-    assert report.hooks == ("mrnn_decoders",)
+    assert report.hooks == ("mrnn_decoders", "mrnn_rerankers")
     assert {"beam", "greedy"} <= plugins.components("decoders").keys()
     assert callable(plugins.load("decoders", "beam"))
 
@@ -81,6 +82,15 @@ BROKEN = {
         GOOD + "\n@hookimpl\ndef mrnn_models(): return ['flickr8k']",
         "mrnn_models gave 'flickr8k', which is no Component",
     ),
+    "newer contract": (
+        "MRNN_CONTRACT = 2" + GOOD + "\n@hookimpl\ndef mrnn_newer_hook(): return []",
+        "it was written for contract 2, this mrnn-runtime has contract 1"
+        " (pip install --upgrade mrnn-runtime)",
+    ),
+    "contract that is no number": (
+        "MRNN_CONTRACT = '1.0'" + GOOD,
+        "MRNN_CONTRACT must be a whole number, not '1.0'",
+    ),
     "malformed component": (
         GOOD + "\n@hookimpl\ndef mrnn_models(): return [Component('two words', 'a:b', '')]",
         "must be one word",
@@ -99,10 +109,18 @@ def test_a_broken_plugin_is_recorded_offers_nothing_and_hurts_nobody(install, ca
     assert complaint in bad.error
     assert "\n" not in bad.error
     assert (bad.hooks, bad.components) == ((), ())
+    assert "Traceback (most recent call last)" in bad.traceback
     # Its good hooks are gone as well, so the name that both have belongs to the one that works.
     assert report_of(plugins, "zig").status == "ok"
     assert plugins.load("decoders", "zigzag").__module__ == "zig_module"
     assert {"beam", "greedy"} <= plugins.components("decoders").keys()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_plugin_for_this_contract_or_an_older_one_is_welcome(install, version):
+    assert hookspecs.CONTRACT == 1
+    install("zig", f"MRNN_CONTRACT = {version}" + GOOD)
+    assert report_of(PluginManager(), "zig").status == "ok"
 
 
 def test_strict_makes_every_failure_an_error(install):

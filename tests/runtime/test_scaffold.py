@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,10 +24,14 @@ def mrnn(*args):
     return caught.value.code or 0
 
 
-def run(*command, **options):
-    """Run a Python module; return its stdout."""
+def run(module, *args, **options):
+    """Run a module of this environment; return its stdout."""
+    return python("-m", module, *args, **options)
+
+
+def python(*args, **options):
     child = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, **options
+        [sys.executable, *map(str, args)], capture_output=True, text=True, **options
     )
     assert child.returncode == 0, child.stdout + child.stderr
     return child.stdout
@@ -102,7 +107,6 @@ def test_ruff_finds_nothing_whatever_the_name(tmp_path, name):
 
 
 def test_they_are_linted_by_our_own_rules(packages):
-    tomllib = pytest.importorskip("tomllib")
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     theirs = tomllib.loads((packages / "decoder" / "pyproject.toml").read_text())["tool"]
     assert theirs["ruff"]["line-length"] == ours["ruff"]["line-length"]
@@ -137,6 +141,8 @@ def test_a_decoder_and_the_wheel_are_all_that_is_needed(tmp_path, photos):
         run(*pip, "install", "--no-deps", "--target", site, *wheels.iterdir(), **isolated)
 
     install(ROOT)
+    where = python("-c", "import mrnn_runtime; print(mrnn_runtime.__file__)", **isolated)
+    assert Path(where.strip()).is_relative_to(site)
     run("mrnn_runtime", "plugins", "new", "zig", "--kind", "decoder", **isolated)
     install(tmp_path / "mrnn-zig")
     bundle = tiny_bundle(tmp_path / "bundle")

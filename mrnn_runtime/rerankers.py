@@ -64,7 +64,7 @@ def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
 class Consensus:
     """The mean of the m largest similarities to the captions of the k nearest references.
 
-    Section 7.2 of the paper; fulfils ``Reranker`` and ``Explainer``.
+    Fulfils ``Reranker`` and ``Explainer``.
     """
 
     def __init__(

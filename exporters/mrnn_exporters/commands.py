@@ -61,6 +61,12 @@ def train(
     average: Annotated[
         float | None, typer.Option(metavar="D", help="Decay of the weights' average; 0: none.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run.")
+    ] = None,
+    reward: Annotated[
+        float | None, typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
     ] = None,
@@ -91,6 +97,8 @@ def train(
         "label_smoothing": label_smoothing,
         "average": average,
         "patience": patience,
+        "start": str(start.resolve()) if start else None,
+        "reward": reward,
         "min_count": min_count,
         "seed": seed,
         "views": tuple(view) if view else None,

@@ -40,6 +40,10 @@ class TrainConfig:
         weight_decay: AdamW's, decoupled.
         label_smoothing: share of the target spread over the vocabulary.
         average: decay of the running average of the weights; 0 trains without.
+        start: folder of a finished run whose weights this one starts from; none starts afresh.
+        reward: weight of the CIDEr-D of the net's own captions in the cost, beside the likelihood
+            of people's; see ``rewards.py``. With it the last epoch is kept, not the best.
+        samples: captions drawn for each photo of a step, for the reward.
         clip: gradients are clipped to this norm.
         seed: of initial weights, order and dropout.
     """
@@ -59,6 +63,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.998
+    start: str = ""
+    reward: float = 0.0
+    samples: int = 5
     clip: float = 5.0
     seed: int = 1
 

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mrnn_exporters import __version__, datasets, features, text
 from mrnn_exporters.nets import pack
+from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
 from mrnn_runtime.errors import UsageError
 
@@ -48,19 +49,21 @@ class Batch(NamedTuple):
         tokens: int64 packed [s], start sign and words.
         target: int64 [s], words and end sign.
         features: float32 [b, d].
+        photos: which photo of the split each caption belongs to, b of them.
     """
 
     tokens: PackedSequence
     target: Tensor
     features: Tensor
+    photos: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
         tokens = self.tokens.to(device)  # type: ignore[arg-type]
-        return Batch(tokens, self.target.to(device), self.features.to(device))
+        return Batch(tokens, self.target.to(device), self.features.to(device), self.photos)
 
 
-class Captions(Dataset[tuple[list[int], Tensor]]):
+class Captions(Dataset[tuple[list[int], Tensor, int]]):
     """All captions of a split, each with one view of its photo: a different one each epoch."""
 
     def __init__(
@@ -86,12 +89,19 @@ class Captions(Dataset[tuple[list[int], Tensor]]):
         """Count the captions."""
         return len(self.sentences)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[int], Tensor]:
-        """Return ids int64 [l] and feature float32 [d] of (caption, epoch)."""
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[int], Tensor, int]:
+        """Return ids, feature float32 [d] and photo of (caption, epoch)."""
         index, epoch = key
         row, sentence = self.sentences[index]
         view = self.views[(index + epoch) % len(self.views)]
-        return sentence, torch.from_numpy(np.asarray(view[row], np.float32))
+        return sentence, torch.from_numpy(np.asarray(view[row], np.float32)), row
+
+    def by_photo(self) -> list[list[list[int]]]:
+        """Return the captions of each photo as word ids, without start sign and end sign."""
+        groups: list[list[list[int]]] = [[] for _ in self.views[0]]
+        for row, sentence in self.sentences:
+            groups[row].append(sentence[1:-1])
+        return groups
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
@@ -103,13 +113,14 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
             yield index, self.epoch  # type: ignore[misc]
 
 
-def collate(items: list[tuple[list[int], Tensor]]) -> Batch:
-    """Make a batch of (ids, feature) pairs."""
+def collate(items: list[tuple[list[int], Tensor, int]]) -> Batch:
+    """Make a batch of what ``Captions`` gives."""
     items = sorted(items, key=lambda item: -len(item[0]))
     return Batch(
-        tokens=pack([sentence[:-1] for sentence, _ in items]),
-        target=pack([sentence[1:] for sentence, _ in items]).data,
-        features=torch.stack([feature for _, feature in items]),
+        tokens=pack([sentence[:-1] for sentence, _, _ in items]),
+        target=pack([sentence[1:] for sentence, _, _ in items]).data,
+        features=torch.stack([feature for _, feature, _ in items]),
+        photos=tuple(photo for _, _, photo in items),
     )
 
 
@@ -121,15 +132,17 @@ class Data(lightning.LightningDataModule):
         super().__init__()
         self.config, self.train, self.dev = config, train, dev
 
-    def train_dataloader(self) -> DataLoader[tuple[list[int], Tensor]]:
+    def train_dataloader(self) -> DataLoader[tuple[list[int], Tensor, int]]:
         """Shuffled, one share a process."""
         return self._loader(self.train, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[tuple[list[int], Tensor]]:
+    def val_dataloader(self) -> DataLoader[tuple[list[int], Tensor, int]]:
         """In order."""
         return self._loader(self.dev, shuffle=False)
 
-    def _loader(self, captions: Captions, *, shuffle: bool) -> DataLoader[tuple[list[int], Tensor]]:
+    def _loader(
+        self, captions: Captions, *, shuffle: bool
+    ) -> DataLoader[tuple[list[int], Tensor, int]]:
         trainer = self.trainer
         assert trainer is not None
         sampler = EpochSampler(
@@ -147,22 +160,35 @@ class Data(lightning.LightningDataModule):
 class Trainee(lightning.LightningModule):
     """The net, its cost and its optimiser."""
 
-    def __init__(self, config: TrainConfig, net: Cell) -> None:
+    def __init__(self, config: TrainConfig, net: Cell, reward: CiderReward | None) -> None:
         """Keep the net under ``net``."""
         super().__init__()
         self.config = config
         self.net = net
+        self.reward = reward
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, step), whatever happened before."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean over words of -ln P(w_n | w_<n, I)."""
+        """Mean over words of -ln P(w_n | w_<n, I), and the cost of low reward if that is wanted."""
         logits = self.net(batch.tokens, batch.features)
         loss = functional.cross_entropy(
             logits, batch.target, label_smoothing=self.config.label_smoothing
         )
+        if self.reward is not None:
+            self.eval()
+            cost = reward_cost(
+                self.net,
+                batch.features,
+                batch.photos,
+                self.reward,
+                samples=self.config.samples,
+                max_words=self.config.max_words,
+            )
+            self.train()
+            loss = loss + self.config.reward * cost
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
         return loss
 
@@ -234,8 +260,13 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     net = build_cell(
         config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
     )
+    if config.start:
+        net.load_state_dict(Run.open(Path(config.start)).cell().state_dict())
+    reward = None
+    if config.reward:
+        reward = CiderReward(data.train.by_photo(), tokenizer.get_vocab_size())
     with _quick_products():
-        trainee, best = _fit(config, data, Trainee(config, net), output, resume=resume)
+        trainee, best = _fit(config, data, Trainee(config, net, reward), output, resume=resume)
     facts = {
         "vocabulary_size": tokenizer.get_vocab_size(),
         "feature_size": backbone.feature_size,
@@ -305,15 +336,16 @@ def _fit(
     keep = callbacks.ModelCheckpoint(
         folder,
         filename="best",
-        monitor="dev_perplexity",
+        monitor=None if config.reward else "dev_perplexity",
         save_last=True,
         enable_version_counter=False,
     )
     used: list[callbacks.Callback] = [
         keep,
         callbacks.RichProgressBar(console_kwargs={"stderr": True}),
-        callbacks.EarlyStopping("dev_perplexity", patience=config.patience),
     ]
+    if not config.reward:  # which is paid for in perplexity
+        used.append(callbacks.EarlyStopping("dev_perplexity", patience=config.patience))
     if config.average:
         used.append(callbacks.EMAWeightAveraging(decay=config.average))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -333,11 +365,16 @@ def _fit(
             use_distributed_sampler=False,
         )
         trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
-    checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
-    trainee.load_state_dict(checkpoint["state_dict"])
+        checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+        trainee.load_state_dict(checkpoint["state_dict"])
+        # A trainer of its own: the other one would swap in its average of the weights.
+        judge = lightning.Trainer(
+            logger=False, enable_progress_bar=False, enable_model_summary=False, devices=1
+        )
+        (scores,) = judge.validate(trainee, data, verbose=False)
     facts: dict[str, object] = {
         "epochs": trainer.current_epoch,
         "best_epoch": int(checkpoint["epoch"]) + 1,
-        "dev_perplexity": round(float(keep.best_model_score or 0.0), 4),
+        "dev_perplexity": round(scores["dev_perplexity"], 4),
     }
     return trainee, facts

@@ -164,6 +164,16 @@ train.run(config, Path({str(tmp_path / "run")!r}), cache=Path({str(cache)!r}))
     assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
 
 
+def test_a_run_goes_on_with_a_reward(
+    trained: Run, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    finish = replace(config, start=str(trained.folder), reward=1.0, epochs=1, learning_rate=1e-3)
+    finished = train.run(finish, tmp_path / "run", cache=cache)
+    assert finished.facts["best_epoch"] == 1
+    # It starts where the other run ended, so one short epoch cannot be far from there.
+    assert finished.facts["dev_perplexity"] < 1.5 * trained.facts["dev_perplexity"]
+
+
 def test_a_folder_in_use_is_refused(trained: Run, config: TrainConfig, cache: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         train.run(config, trained.folder, cache=cache)

@@ -357,23 +357,22 @@ def _show(report: Report) -> None:
     if search["decoder"] == "greedy":
         decoding = "greedy"
     threshold = "" if perplexity.min_count is None else f", words seen {perplexity.min_count} times"
-    facts = Table(
-        "",
-        *(_title(row) for row in report.rows),
-        title=" ".join(
-            (report.model["name"], report.model["version"], "on", report.dataset, report.split)
-        ),
-        box=box.SIMPLE,
-    )
-    facts.add_row("photos", f"{report.images}")
-    facts.add_row("decoding", f"{decoding}, length penalty {search['length_penalty']:g}")
-    facts.add_row("provider", report.provider)
-    facts.add_row("vocabulary", f"{perplexity.vocabulary_size}{threshold}")
-    facts.add_row("tokeniser", report.tokeniser, end_section=True)
-    facts.add_row("perplexity", f"{perplexity.value:.2f}")
+    console = Console(highlight=False)
+    for line in (
+        f"{report.model['name']} {report.model['version']} on {report.dataset} {report.split},"
+        f" {report.images} photos",
+        f"decoding    {decoding}, length penalty {search['length_penalty']:g}",
+        f"provider    {report.provider}",
+        f"tokeniser   {report.tokeniser}",
+        f"perplexity  {perplexity.value:.2f}, vocabulary {perplexity.vocabulary_size}{threshold}",
+    ):
+        console.print(line)
+    table = Table("chosen by", box=box.SIMPLE)
     for name in report.measures:
-        facts.add_row(name, *(f"{row.measures[name]:.4f}" for row in report.rows))
-    Console().print(facts)
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        table.add_row(_title(row), *(f"{value:.3f}" for value in row.measures.values()))
+    console.print(table)
 
 
 def _title(row: Row) -> str:

@@ -41,9 +41,7 @@ def test_samples_follow_the_net(builder) -> None:
     with torch.no_grad():
         encoded = list(net.encode(feature))
         images = [encoded.pop(0) for _ in net.image_inputs]
-        state = [
-            torch.zeros(1, t.size) if t.init == "zeros" else encoded.pop(0) for t in net.state
-        ]
+        state = [torch.zeros(1, t.size) if t.init == "zeros" else encoded.pop(0) for t in net.state]
         logits = net.step()(torch.tensor([BOS]), *images, *state)[0][0]
     logits[[0, 1, 2, 3]] = -torch.inf
     expected = torch.softmax(logits, 0).numpy() * 4000

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mrnn_exporters.scoring import Perplexity
+    from mrnn_runtime.bundle import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
+_NET = ("encoder.", "cell.", "tokenizer.")
 _PACKAGES = (
     "mrnn-runtime",
     "mrnn-exporters",
@@ -97,7 +99,7 @@ class Report:
 
     Attributes:
         command: what was typed, without the paths of this machine.
-        model: name, version and the SHA-256 of bundle.json.
+        model: name, version and a SHA-256 of what computes: graphs, weights and vocabulary.
         dataset: name of the data set.
         split: train, dev or test.
         images: photos that were captioned.
@@ -189,7 +191,7 @@ def run(
         model={
             "name": bundle.name,
             "version": bundle.version,
-            "sha256": hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest(),
+            "sha256": _digest(bundle),
         },
         dataset=dataset,
         split=split,
@@ -291,3 +293,9 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield package, metadata.version(package)
         except metadata.PackageNotFoundError:  # one of onnxruntime's two wheels, or a checkout
             continue
+
+
+def _digest(bundle: Bundle) -> str:
+    """Return what changes with the net, and not with its card or its defaults."""
+    files = sorted((n, f.sha256) for n, f in bundle.files.items() if n.startswith(_NET))
+    return hashlib.sha256("".join(f"{n} {digest}\n" for n, digest in files).encode()).hexdigest()

@@ -256,6 +256,11 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         return Captions(examples[split], arrays, tokenizer, config.max_words)
 
     data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
+    if len(data.train) < config.batch_size:
+        raise UsageError(
+            f"{len(data.train)} training captions do not fill one batch of {config.batch_size}",
+            hint=f"--batch-size {max(1, len(data.train) // 10)}, say",
+        )
     torch.manual_seed(config.seed)
     net = build_cell(
         config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size

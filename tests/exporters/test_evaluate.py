@@ -271,7 +271,7 @@ def test_the_command_prints_a_table_and_writes_json(
     assert f"{figures['perplexity']['value']:.2f}" in done.stdout
 
 
-def test_the_command_has_a_column_for_each_choice(
+def test_the_command_has_a_line_for_each_choice(
     tiny_bundle: Path, corpus: Path, invoke, tmp_path: Path
 ) -> None:
     target = tmp_path / "figures.json"
@@ -287,7 +287,7 @@ def test_the_command_has_a_column_for_each_choice(
     assert [row["reranker"] for row in figures["rows"]] == ["none", "log-prob", "oracle"]
     for row in figures["rows"]:
         assert row["reranker"] in done.stdout
-        assert f"{row['measures']['CIDEr']:.4f}" in done.stdout
+        assert f"{row['measures']['CIDEr']:.3f}" in done.stdout
 
 
 def test_without_java_the_command_says_so(

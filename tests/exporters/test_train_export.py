@@ -186,6 +186,11 @@ def test_nothing_to_resume(config: TrainConfig, cache: Path, tmp_path: Path) -> 
         train.run(config, tmp_path / "run", cache=cache, resume=True)
 
 
+def test_less_than_a_batch_is_refused(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="24 training captions do not fill one batch of 25"):
+        train.run(replace(config, batch_size=25), tmp_path / "run", cache=cache)
+
+
 def test_an_unknown_size_is_named(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="depth"):
         train.run(replace(config, sizes={"depth": 3}), tmp_path / "run", cache=cache)

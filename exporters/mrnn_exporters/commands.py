@@ -367,9 +367,10 @@ def _show(report: Report) -> None:
         f"perplexity  {perplexity.value:.2f}, vocabulary {perplexity.vocabulary_size}{threshold}",
     ):
         console.print(line)
-    table = Table("chosen by", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    table.add_column("chosen by", no_wrap=True)
     for name in report.measures:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("BLEU-", "B-"), justify="right")
     for row in report.rows:
         table.add_row(_title(row), *(f"{value:.3f}" for value in row.measures.values()))
     console.print(table)

@@ -261,7 +261,10 @@ def _manifest(
     """Everything in bundle.json that follows from the run and the graphs."""
     cell = trained.cell()
     config = asdict(trained.config)
+    # A bundle travels: names, and no folders of the machine that trained it.
     config["datasets"] = [name for name, _ in trained.config.datasets]
+    config["start"] = Path(trained.config.start).name
+    config["weights"] = Path(trained.config.weights).name
     return {
         "precision": "fp32",
         "opset": OPSET,

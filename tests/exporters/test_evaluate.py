@@ -260,7 +260,7 @@ def test_the_command_prints_a_table_and_writes_json(
     done = invoke(*arguments, "--decoder", "greedy", "--tokeniser", "plain", "--json", target)
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
-    for part in ("tiny 1.0", "none", "greedy", "plain", "perplexity", "BLEU-4", "CIDEr"):
+    for part in ("tiny 1.0", "none", "greedy", "plain", "perplexity", "B-4", "CIDEr"):
         assert part in done.stdout
     figures = json.loads(target.read_text())
     assert figures["command"] == (

@@ -169,6 +169,8 @@ def test_a_run_goes_on_with_a_reward(
 ) -> None:
     finish = replace(config, start=str(trained.folder), reward=1.0, epochs=1, learning_rate=1e-3)
     finished = train.run(finish, tmp_path / "run", cache=cache)
+    export.run(finished.folder, tmp_path / "b", name="b")
+    assert str(trained.folder.parent) not in (tmp_path / "b" / "bundle.json").read_text()
     assert finished.facts["best_epoch"] == 1
     # It starts where the other run ended, so one short epoch cannot be far from there.
     assert finished.facts["dev_perplexity"] < 1.5 * trained.facts["dev_perplexity"]

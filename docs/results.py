@@ -22,8 +22,8 @@ whose weights no package carries, so the paper's row is beside ours and is no li
 comparison.
 
 `flickr8k` is the model that ships: the paper's net in the paper's sizes, trained by likelihood,
-then finished with a reward for captions that agree with people's (`mrnn train --reward`). `m-rnn-plain`
-is the same net before that finish. Perplexity is per word, the end sign counted and
+then finished with a reward for captions that agree with people's (`mrnn train --reward`).
+`m-rnn-plain` is the same net before that finish. Perplexity is per word, the end sign counted and
 unknown words counted as one word.
 
 | net and search | perplexity | B-1 | B-2 | B-3 | B-4 | METEOR | ROUGE-L | CIDEr |

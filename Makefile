@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs bench clean
 
 demo: .venv/.demo
 	@$(BIN)/python examples/demo.py
@@ -26,6 +26,11 @@ check: .venv/.dev .venv/.docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest
+
+# Ratios measured side by side, one thread each; wants an idle machine and takes some minutes.
+bench: .venv/.dev
+	@$(BIN)/python benchmarks/decoding.py --json benchmarks/decoding.json
+	@$(BIN)/python benchmarks/consensus.py --model flickr8k --json benchmarks/consensus.json
 
 clean:
 	rm -rf .venv

@@ -127,7 +127,8 @@ def test_its_own_tests_pass(packages, kind):
     assert " passed" in run("pytest", "-p", "no:cacheprovider", cwd=packages / kind)
 
 
-def test_a_decoder_and_the_wheel_are_all_that_is_needed(tmp_path, photos):
+@pytest.mark.parametrize("kind", ["decoder", "reranker"])
+def test_a_plugin_and_the_wheel_are_all_that_is_needed(kind, tmp_path, photos):
     """Everything below comes from two wheels in a folder, and runs outside of the project."""
     site = tmp_path / "site"
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -143,14 +144,14 @@ def test_a_decoder_and_the_wheel_are_all_that_is_needed(tmp_path, photos):
     install(ROOT)
     where = python("-c", "import mrnn_runtime; print(mrnn_runtime.__file__)", **isolated)
     assert Path(where.strip()).is_relative_to(site)
-    run("mrnn_runtime", "plugins", "new", "zig", "--kind", "decoder", **isolated)
+    run("mrnn_runtime", "plugins", "new", "zig", "--kind", kind, **isolated)
     install(tmp_path / "mrnn-zig")
     bundle = tiny_bundle(tmp_path / "bundle")
-    options = ("--model", bundle, "--provider", "cpu", "--format", "jsonl", "--decoder", "zig")
+    options = ("--model", bundle, "--provider", "cpu", "--format", "jsonl", f"--{kind}", "zig")
     output = run("mrnn_runtime", "caption", photos, *options, **isolated)
     records = [json.loads(line) for line in output.splitlines()]
-    assert [record["decoder"] for record in records] == ["zig"] * 3
+    assert [record[kind] for record in records] == ["zig"] * 3
     assert all(record["caption"] for record in records)
     plugins = json.loads(run("mrnn_runtime", "plugins", "--json", **isolated))
     (zig,) = [plugin for plugin in plugins if plugin["dist"] == "mrnn-zig"]
-    assert (zig["status"], zig["version"], zig["hooks"]) == ("ok", "0.1.0", ["mrnn_decoders"])
+    assert (zig["status"], zig["version"], zig["hooks"]) == ("ok", "0.1.0", [f"mrnn_{kind}s"])

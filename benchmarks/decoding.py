@@ -64,7 +64,7 @@ class Row:
         ours: median of the runtime's times, in ms.
         theirs: median of what it is compared with, in ms.
         against: what that is.
-        target: the ratio that is promised.
+        target: the ratio that is aimed at.
     """
 
     what: str
@@ -319,7 +319,7 @@ def main() -> None:
         model = export(net, Path(folder))
         ending = model if given.run else Scheduled(model)
         rows, facts = measure(net, model, ending, features, given.repeats)
-    print("| what | runtime, ms | compared with | ms | times faster | promised |")
+    print("| what | runtime, ms | compared with | ms | times faster | aimed at |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(

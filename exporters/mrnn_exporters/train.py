@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import callbacks, loggers
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
-    from tokenizers import Tokenizer
     from torch.nn.utils.rnn import PackedSequence
 
     from mrnn_exporters.datasets import Example
     from mrnn_exporters.nets import Cell
+    from mrnn_runtime.contracts import Backbone
 
 
 class Batch(NamedTuple):
@@ -236,10 +237,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         resume: go on from the last epoch that ``output`` holds.
 
     Raises:
-        UsageError: the folder is in use, or holds a run with another configuration.
+        UsageError: the folder is in use, or holds a run with another configuration; the captions do
+            not fill a batch; or the run to start from is of another net. The folder is untouched.
     """
-    if _is_main():
-        _claim(config, output, resume=resume)
     examples = {
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
@@ -247,8 +247,23 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     tokenizer = text.build_tokenizer(
         (caption for e in examples["train"] for caption in e.captions), config.min_count
     )
-    tokenizer.save(str(output / "tokenizer.json"))
+    count = sum(len(example.captions) for example in examples["train"])
+    if count < config.batch_size:
+        raise UsageError(
+            f"{count} training captions do not fill one batch of {config.batch_size}",
+            hint=f"--batch-size {max(1, count // 10)}, say",
+        )
     backbone = build_backbone(config)
+    torch.manual_seed(config.seed)
+    net = build_cell(
+        config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
+    )
+    if config.start:
+        _start(net, config, tokenizer, backbone)
+    # Whatever can be refused has been: a folder that is claimed is worth resuming.
+    if _is_main():
+        _claim(config, output, resume=resume)
+        tokenizer.save(str(output / "tokenizer.json"))
 
     def captions(split: str, views: Sequence[str]) -> Captions:
         paths = [example.path for example in examples[split]]
@@ -256,17 +271,6 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         return Captions(examples[split], arrays, tokenizer, config.max_words)
 
     data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
-    if len(data.train) < config.batch_size:
-        raise UsageError(
-            f"{len(data.train)} training captions do not fill one batch of {config.batch_size}",
-            hint=f"--batch-size {max(1, len(data.train) // 10)}, say",
-        )
-    torch.manual_seed(config.seed)
-    net = build_cell(
-        config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
-    )
-    if config.start:
-        net.load_state_dict(Run.open(Path(config.start)).cell().state_dict())
     reward = None
     if config.reward:
         reward = CiderReward(data.train.by_photo(), tokenizer.get_vocab_size())
@@ -290,6 +294,28 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     if _is_main():
         finished.save(trainee.net)
     return finished
+
+
+def _start(net: Cell, config: TrainConfig, tokenizer: Tokenizer, backbone: Backbone) -> None:
+    """Give ``net`` the weights of the run that the configuration names.
+
+    Raises:
+        UsageError: that run has another cell, other sizes, features or words.
+    """
+    run = Run.open(Path(config.start))
+    words = Tokenizer.from_file(str(run.folder / "tokenizer.json")).get_vocab()
+    for what, theirs, ours in (
+        ("cell", run.config.cell, config.cell),
+        ("sizes", run.config.sizes, config.sizes),
+        ("features", run.facts["weights_id"], backbone.weights_id),
+        ("vocabulary", words, tokenizer.get_vocab()),
+    ):
+        if theirs != ours:
+            raise UsageError(
+                f"{config.start} cannot be started from: its {what} differ from this run's",
+                hint="use the data, --cell, --size and --backbone that it was trained with",
+            )
+    net.load_state_dict(run.cell().state_dict())
 
 
 def _is_main() -> bool:

@@ -191,8 +191,28 @@ def test_nothing_to_resume(config: TrainConfig, cache: Path, tmp_path: Path) -> 
 def test_less_than_a_batch_is_refused(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="24 training captions do not fill one batch of 25"):
         train.run(replace(config, batch_size=25), tmp_path / "run", cache=cache)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [("cell", {"cell": "rnn-base"}), ("sizes", {"sizes": {}}), ("vocabulary", {"min_count": 8})],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    what: str,
+    change: dict[str, object],
+    trained: Run,
+    config: TrainConfig,
+    cache: Path,
+    tmp_path: Path,
+) -> None:
+    other = replace(config, start=str(trained.folder), **change)
+    with pytest.raises(UsageError, match=f"its {what} differ"):
+        train.run(other, tmp_path / "run", cache=cache)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_size_is_named(config: TrainConfig, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="depth"):
         train.run(replace(config, sizes={"depth": 3}), tmp_path / "run", cache=cache)
+    assert not (tmp_path / "run").exists()

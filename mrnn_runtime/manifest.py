@@ -84,6 +84,9 @@ class Bundle:
             [n, d], initial states [n, ...].
         cell: token int64 [r], image inputs, states, k int64 [1] -> log_probs float32 [r, V],
             best_values float32 [r, k], best_ids int64 [r, k], next states.
+        readout: the cell above a recurrence that never sees the image, or None: token int64 [t],
+            some of the states after that token [t, ...], image inputs [n, ...] -> log_probs
+            float32 [t, n, V].
         image_inputs: outputs of the encoder that the cell takes.
         state: the recurrent states, at least one.
         tokens: the ids of the tokens that are no words.
@@ -106,6 +109,7 @@ class Bundle:
     preprocess: Preprocess
     encoder: GraphSpec
     cell: GraphSpec
+    readout: GraphSpec | None
     image_inputs: tuple[str, ...]
     state: tuple[StateSpec, ...]
     tokens: SpecialTokens
@@ -148,6 +152,7 @@ def parse(folder: Path, top: Fields) -> Bundle:
         preprocess=_preprocess(top),
         encoder=_graph(top.fields("encoder")),
         cell=_graph(top.fields("cell")),
+        readout=_graph(top.fields("readout")) if "readout" in top.values else None,
         image_inputs=top.names("image_inputs"),
         state=tuple(map(_state, top.each("state"))),
         tokens=_tokens(top, size),
@@ -159,12 +164,15 @@ def parse(folder: Path, top: Fields) -> Bundle:
         training=top.fields("training").values,
         files=file_facts(top, MANIFEST),
     )
-    for name in (bundle.encoder.file, bundle.cell.file, TOKENIZER):
+    graphs = [graph for graph in (bundle.encoder, bundle.cell, bundle.readout) if graph]
+    for name in (*(graph.file for graph in graphs), TOKENIZER):
         if name not in bundle.files:
             raise top.wrong("files", f"must list {name}")
     _check_encoder(bundle, top)
     _check_images_and_states(bundle, top)
     _check_cell(bundle, top)
+    if bundle.readout is not None:
+        _check_readout(bundle, bundle.readout, top)
     return bundle
 
 
@@ -321,6 +329,22 @@ def _check_cell(bundle: Bundle, top: Fields) -> None:
                 f"must be, with a vocabulary_size of {width}: {'; '.join(map(str, wanted))};"
                 f" but they are: {'; '.join(map(str, found))}",
             )
+
+
+def _check_readout(bundle: Bundle, readout: GraphSpec, top: Fields) -> None:
+    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+    taken = [tensor.name for tensor in readout.inputs]
+    states = [state.input for state in bundle.state if state.input in taken]
+    wanted = [
+        TensorSpec("token", "int64", ("t",)),
+        *(inputs[name] for name in (*bundle.image_inputs, *states)),
+    ]
+    if not same_tensors(readout.inputs, wanted):
+        words = "must be token, all image inputs and some of the states, as the cell has them"
+        raise top.wrong("readout.inputs", words)
+    scores = TensorSpec("log_probs", "float32", ("t", "n", bundle.vocabulary_size))
+    if not same_tensors(readout.outputs, [scores]):
+        raise top.wrong("readout.outputs", f"must be {scores}")
 
 
 def same_tensors(some: Iterable[TensorSpec], others: Iterable[TensorSpec]) -> bool:

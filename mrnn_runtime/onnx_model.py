@@ -1,4 +1,4 @@
-"""A bundle's two graphs as an Encoder and a StepModel.
+"""A bundle's graphs as an Encoder, a StepModel and, where there is one, a readout.
 
 On the CPU and in float32, no result depends by a single bit on what else is in the batch.
 """
@@ -203,6 +203,45 @@ class OnnxStepModel:
                     f"{self._bundle.file(self._bundle.cell.file)} gives scores that are not finite",
                     hint="check the bundle with mrnn verify; its training may have diverged",
                 )
+
+
+class OnnxReadout:
+    """The readout's graph: the upper half of the cell, for pairs of a prefix and an image.
+
+    Its first input is the last token of each prefix, the state is what the cell made of it.
+    """
+
+    __slots__ = ("_bundle", "_inputs", "_session")
+
+    def __init__(
+        self, bundle: Bundle, graph: GraphSpec, provider: str = "auto", threads: int = 0
+    ) -> None:
+        """Start the graph; arguments and errors are those of ``load_model``."""
+        self._bundle = bundle
+        self._session = _start(bundle, graph, provider, threads)
+        self._inputs = {tensor.name for tensor in graph.inputs}
+
+    def states(self, state: OnnxState) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a state that the graph reads, each [t, ...]; no image inputs."""
+        names = [spec.input for spec in self._bundle.state if spec.input in self._inputs]
+        return {name: state.arrays[name] for name in names}
+
+    def log_probs(
+        self,
+        tokens: NDArray[np.int64],
+        states: Mapping[str, NDArray[Any]],
+        images: EncodedImages,
+    ) -> NDArray[np.float32]:
+        """Return the next token's distribution, float32 [t, n, V].
+
+        Args:
+            tokens: int64 [t], the last token of each prefix.
+            states: from ``states``, after that token, each [t, ...].
+            images: n images.
+        """
+        feeds = {name: images.inputs[name] for name in self._bundle.image_inputs}
+        (found,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
+        return found
 
 
 def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Session:

@@ -54,6 +54,23 @@ cell (int64[r] token, float[r, 6] image_term, float[r, 5] state, int64[1] k)
     best_values, best_ids = TopK (log_probs, k)
 }
 """
+# The cell above its recurrence, for each pair of a prefix and an image.
+READOUT = """
+<ir_version: 10, opset_import: ["": 17]>
+readout (int64[t] token, float[t, 5] state, float[n, 6] image_term)
+    => (float[t, n, 12] log_probs)
+{
+    word_term = Gather (multimodal_table, token)
+    state_term = MatMul (state, v_state)
+    language = Add (word_term, state_term)
+    spread = Unsqueeze (language, second_axis)
+    sum = Add (spread, image_term)
+    multimodal = Tanh (sum)
+    products = MatMul (multimodal, v_output)
+    logits = Add (products, bias)
+    log_probs = LogSoftmax <axis = 2> (logits)
+}
+"""
 # A second state, which starts from the image: as a stacked or a gated cell might have it.
 MEMORY_CELL = (
     CELL.replace("float[r, 5] state,", "float[r, 5] state, float[r, 4] memory,")
@@ -83,14 +100,15 @@ def tiny_copy(tiny_bundle, tmp_path):
 
 @pytest.fixture(scope="session")
 def make_tiny_bundle(tmp_path_factory):
-    """Write a tiny bundle: ``make_tiny_bundle(seed=0, memory=False, tied=False) -> folder``.
+    """Write a tiny bundle: ``make_tiny_bundle(...) -> folder``.
 
     seed: of the weights.
     memory: whether the cell has a second state, which starts from the image instead of from zeros.
     tied: whether the last two words always score alike.
+    readout: whether the upper half of the cell is there as a graph of its own.
     """
 
-    def make(*, seed=0, memory=False, tied=False):
+    def make(*, seed=0, memory=False, tied=False, readout=False):
         folder = tmp_path_factory.mktemp("tiny") / "bundle"
         folder.mkdir()
         weights = make_weights(np.random.default_rng(seed), tied=tied)
@@ -99,6 +117,9 @@ def make_tiny_bundle(tmp_path_factory):
         make_tokenizer().save(str(folder / "tokenizer.json"))
         (folder / "MODEL_CARD.md").write_text("# tiny\n\nRandom weights, for tests.\n")
         manifest = make_manifest(memory=memory)
+        if readout:
+            save_graph(READOUT, weights, folder / "readout.onnx")
+            manifest["readout"] = make_readout()
         write_manifest(folder, manifest)
         encoder, model = load_model(load_bundle(folder), "cpu", threads=1)
         images = np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
@@ -116,6 +137,7 @@ def make_weights(random, *, tied):
 
     weights = {
         "flat_shape": np.array([-1, SIDE * SIDE * 3]),
+        "second_axis": np.array([1]),
         "half": np.float32([127.5]),
         "w_feature": normal(SIDE * SIDE * 3, 8, scale=1e-3),
         "v_image": normal(8, 6),
@@ -167,10 +189,23 @@ def make_tokenizer():
     return tokenizer
 
 
-def make_manifest(*, memory):
-    def tensor(name, dtype, *shape):
-        return {"name": name, "dtype": dtype, "shape": list(shape)}
+def tensor(name, dtype, *shape):
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
 
+
+def make_readout():
+    return {
+        "file": "readout.onnx",
+        "inputs": [
+            tensor("token", "int64", "t"),
+            tensor("state", "float32", "t", 5),
+            tensor("image_term", "float32", "n", 6),
+        ],
+        "outputs": [tensor("log_probs", "float32", "t", "n", VOCABULARY)],
+    }
+
+
+def make_manifest(*, memory):
     image_term = tensor("image_term", "float32", "n", 6)
     more = {
         "inputs": [tensor("memory", "float32", "r", 4)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from mrnn_exporters.evaluate import Report, Row
+    from mrnn_exporters.retrieval import RetrievalReport
 
 # The \b keeps the lines apart.
 EVALUATE_EXAMPLES = """\b
@@ -17,6 +19,7 @@ mrnn evaluate flickr8k --dataset flickr8k --root DIR
 mrnn evaluate BUNDLE --dataset folder --root DIR --decoder greedy --json greedy.json
 mrnn evaluate BUNDLE --dataset flickr8k --root DIR --beam-size 10 --reranker none \\
   --reranker consensus-cider --oracle
+mrnn evaluate BUNDLE --dataset flickr8k --root DIR --task retrieval
 mrnn evaluate BUNDLE --dataset flickr8k --root DIR --split dev --tokeniser plain \\
   --reranker consensus-cider --k 30 --k 60 --m 75 --m 125
 """
@@ -131,6 +134,12 @@ def export(
     beam_size: Annotated[int, typer.Option(metavar="K", help="The bundle's default.")] = 5,
     length_penalty: Annotated[float, typer.Option(metavar="A", help="The bundle's default.")] = 0.0,
     max_length: Annotated[int, typer.Option(metavar="N", help="The bundle's default.")] = 20,
+    reference_feature: Annotated[
+        str,
+        typer.Option(
+            metavar="refined|cnn", help="Where a consensus looks for neighbours: g2(V_I I), or I."
+        ),
+    ] = "refined",
 ) -> None:
     """Turn a training run into a bundle, and prove that both are the same net."""
     from mrnn_exporters import export as exporter
@@ -153,6 +162,7 @@ def export(
         summary=summary,
         card=text,
         decode=decode,
+        reference=reference_feature,
     )
     typer.echo(
         f"{bundle.folder}: equals the run on {parity.photos} photos, log-probabilities within"
@@ -169,6 +179,13 @@ def evaluate(
         Path, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
     ],
     split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "test",
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="generation|retrieval",
+            help="Captions, or the ranks of photos and sentences.",
+        ),
+    ] = "generation",
     decoder: Annotated[str | None, typer.Option(metavar="NAME", help="How to search.")] = None,
     beam_size: Annotated[
         int | None, typer.Option(metavar="K", help="Hypotheses kept per image.")
@@ -201,6 +218,22 @@ def evaluate(
         float | None,
         typer.Option(metavar="A", help="Rank by log_prob / length ** A; 0 is the plain sum."),
     ] = None,
+    coco_results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write captions_SPLIT_NAME_results.json for COCO's server."
+        ),
+    ] = None,
+    background: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Retrieval: training photos that make P(sentence)."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Retrieval: of the choice of these photos.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Retrieval: where unfinished work is kept.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Take the first N photos only.")
     ] = None,
@@ -215,22 +248,19 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON too.")
     ] = None,
 ) -> None:
-    """Measure a bundle on a data set: perplexity, BLEU, METEOR, ROUGE-L and CIDEr.
+    """Measure a bundle on a data set.
 
-    Options of the search that are not given are the bundle's.
+    Generation: perplexity, BLEU, METEOR, ROUGE-L and CIDEr; options of the search that are not
+    given are the bundle's. Retrieval: R@1, R@5, R@10 and the median rank, of sentences for a photo
+    and of photos for a sentence.
     """
-    from dataclasses import asdict
-
-    from mrnn_exporters import metrics
-    from mrnn_exporters.evaluate import Search, run
     from mrnn_runtime.errors import UsageError
 
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"{json_file.parent}: no such folder", hint="choose another --json")
-    if tokeniser is None and metrics.java() is None:
-        typer.echo("mrnn: no Java here: plain tokeniser instead of PTB's, and no METEOR", err=True)
-    options = {
-        "--split": split,
+    name = Path(bundle).resolve().name
+    shared = {"--split": split, "--task": task if task == "retrieval" else None, "--limit": limit}
+    generation = {
         "--decoder": decoder,
         "--beam-size": beam_size,
         "--reranker": reranker,
@@ -240,33 +270,69 @@ def evaluate(
         "--leave-one-out": leave_one_out or None,
         "--oracle": oracle or None,
         "--length-penalty": length_penalty,
-        "--limit": limit,
         "--tokeniser": tokeniser,
     }
-    name = Path(bundle).resolve().name
-    given = "".join(_typed(option, value) for option, value in options.items())
-    report = run(
-        bundle,
-        dataset=dataset,
-        root=root,
-        split=split,
-        search=Search(
-            decoder=decoder,
-            beam_size=beam_size,
-            rerankers=tuple(reranker or ()),
-            length_penalty=length_penalty,
-            k=tuple(k or ()),
-            m=tuple(m or ()),
-            references=references,
-            leave_one_out=leave_one_out,
-            oracle=oracle,
-        ),
-        limit=limit,
-        tokeniser=tokeniser,
-        provider=provider,
-        command=f"mrnn evaluate {name} --dataset {dataset} --root DIR{given}",
-    )
-    _show(report)
+    retrieval = {"--background": background, "--seed": seed}
+    tasks: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "generation": (generation, {**retrieval, "--cache": cache}),
+        "retrieval": (retrieval, {**generation, "--coco-results": coco_results}),
+    }
+    if task not in tasks:
+        raise UsageError(f"unknown task {task!r}", hint=f"use {' or '.join(tasks)}")
+    own, others = tasks[task]
+    if strange := [option for option, value in others.items() if value is not None]:
+        raise UsageError(f"--task {task} does not know {', '.join(strange)}", hint="leave them out")
+    typed = "".join(_typed(option, value) for option, value in {**shared, **own}.items())
+    command = f"mrnn evaluate {name} --dataset {dataset} --root DIR{typed}"
+    report: Report | RetrievalReport
+    if task == "retrieval":
+        from mrnn_exporters.features import default_cache
+        from mrnn_exporters.retrieval import BACKGROUND
+        from mrnn_exporters.retrieval import run as retrieve
+
+        report = retrieve(
+            bundle,
+            dataset=dataset,
+            root=root,
+            cache=cache or default_cache(),
+            split=split,
+            background=BACKGROUND if background is None else background,
+            seed=seed or 0,
+            limit=limit,
+            provider=provider,
+            command=command,
+        )
+        _show_ranks(report)
+    else:
+        from mrnn_exporters import metrics
+        from mrnn_exporters.evaluate import Search, run
+
+        if tokeniser is None and metrics.java() is None:
+            note = "no Java here: plain tokeniser instead of PTB's, and no METEOR"
+            typer.echo(f"mrnn: {note}", err=True)
+        report = run(
+            bundle,
+            dataset=dataset,
+            root=root,
+            split=split,
+            search=Search(
+                decoder=decoder,
+                beam_size=beam_size,
+                rerankers=tuple(reranker or ()),
+                length_penalty=length_penalty,
+                k=tuple(k or ()),
+                m=tuple(m or ()),
+                references=references,
+                leave_one_out=leave_one_out,
+                oracle=oracle,
+            ),
+            limit=limit,
+            tokeniser=tokeniser,
+            provider=provider,
+            coco_results=coco_results,
+            command=command,
+        )
+        _show(report)
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
 
@@ -373,6 +439,30 @@ def _show(report: Report) -> None:
         table.add_column(name.replace("BLEU-", "B-"), justify="right")
     for row in report.rows:
         table.add_row(_title(row), *(f"{value:.3f}" for value in row.measures.values()))
+    console.print(table)
+
+
+def _show_ranks(report: RetrievalReport) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(
+        f"{report.model['name']} {report.model['version']} on {report.dataset} {report.split},"
+        f" {report.images} photos, {report.sentences} sentences"
+    )
+    console.print(f"P(sentence) over {report.background} training photos, seed {report.seed}")
+    console.print(f"provider    {report.provider}")
+    table = Table(box=box.SIMPLE)
+    table.add_column("task", no_wrap=True)
+    for name in report.sentence_retrieval:
+        table.add_column(name, justify="right")
+    for task, found in (
+        ("photo to sentence", report.sentence_retrieval),
+        ("sentence to photo", report.image_retrieval),
+    ):
+        table.add_row(task, *(f"{value:.1f}" for value in found.values()))
     console.print(table)
 
 

@@ -6,18 +6,16 @@ and the candidates serve every reranker.
 
 from __future__ import annotations
 
-import hashlib
-import platform
+import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_exporters import datasets, metrics
+from mrnn_exporters import datasets, facts, metrics
 from mrnn_exporters.cores import on_all_cores
 from mrnn_exporters.photos import PHOTOS, encode
 from mrnn_exporters.scoring import measure_perplexity
@@ -28,24 +26,12 @@ from mrnn_runtime.errors import UsageError
 from mrnn_runtime.types import RerankOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mrnn_exporters.scoring import Perplexity
-    from mrnn_runtime.bundle import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
-
-_NET = ("encoder.", "cell.", "tokenizer.")
-_PACKAGES = (
-    "mrnn-runtime",
-    "mrnn-exporters",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "numpy",
-    "pillow",
-    "pycocoevalcap",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +96,9 @@ class Report:
         rows: of each choice among the candidates.
         tokeniser: what the measures went through, ``ptb`` or ``plain``.
         provider: the execution provider that the graphs ran on.
+        training: cell, seed and epochs, where the bundle says so.
         seconds: the time it took.
+        commit: of the checkout that measured, or None.
         versions: of the packages that matter.
     """
 
@@ -126,7 +114,9 @@ class Report:
     rows: tuple[Row, ...]
     tokeniser: str
     provider: str
+    training: Mapping[str, Any]
     seconds: float
+    commit: str | None
     versions: Mapping[str, str]
 
 
@@ -140,6 +130,7 @@ def run(
     limit: int | None = None,
     tokeniser: str | None = None,
     provider: str = "auto",
+    coco_results: Path | None = None,
     command: str = "",
 ) -> Report:
     """Caption a split and measure the captions and the model.
@@ -153,10 +144,13 @@ def run(
         limit: take the first photos only.
         tokeniser: ``ptb``, ``plain``, or None: ptb where Java is there.
         provider: ``auto``, ``cpu`` or ``cuda``.
+        coco_results: a folder that gets the captions as COCO's server takes them:
+            captions_SPLIT_NAME_results.json.
         command: what was typed, for the record.
 
     Raises:
-        UsageError: an unknown name, a damaged data set, or more than 1 % of the photos unreadable.
+        UsageError: an unknown name, a damaged data set, more than 1 % of the photos unreadable, or
+            results for COCO's server of photos that COCO did not number.
         BundleError: the bundle is damaged.
         ProviderError: the provider is not really there.
         PluginError: the decoder or the reranker fails.
@@ -166,6 +160,11 @@ def run(
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, not {limit}")
     examples = datasets.read(dataset, root, split)[:limit]
+    if coco_results and any(example.coco_id is None for example in examples):
+        raise UsageError(
+            f"{dataset} has no COCO ids, which the results for COCO's server need",
+            hint="leave out --coco-results",
+        )
     # One thread a graph: the cores share the photos instead, which is twice as fast.
     captioner = load(model, provider=provider, threads=1)
     wanted = search or Search()
@@ -175,7 +174,7 @@ def run(
     perplexity = measure_perplexity(captioner, images, [e.captions for e in examples])
     candidates = _decode(captioner, images, wanted.decoder, options)
     said = [e.captions for e in examples]
-    rows, used = [], ""
+    rows, used, chosen = [], "", []
     for name, rerank in choices:
         scores = _scores(captioner, images, candidates, said, name, rerank)
         best = [
@@ -185,14 +184,13 @@ def run(
         measures = metrics.measure(said, texts, tokeniser=tokeniser)
         rows.append(Row(reranker=name, k=rerank.k, m=rerank.m, measures=measures.values))
         used = measures.tokeniser
+        chosen.append(texts)
+    if coco_results:
+        _write_coco_results(coco_results, split, captioner.bundle.name, examples, chosen[0])
     bundle = captioner.bundle
     return Report(
         command=command,
-        model={
-            "name": bundle.name,
-            "version": bundle.version,
-            "sha256": _digest(bundle),
-        },
+        model=facts.model(bundle),
         dataset=dataset,
         split=split,
         images=len(examples),
@@ -211,9 +209,23 @@ def run(
         rows=tuple(rows),
         tokeniser=used,
         provider=captioner.encoder.provider,
+        training=facts.training(bundle),
         seconds=round(time.monotonic() - began, 1),
-        versions={"python": platform.python_version(), **dict(_versions())},
+        commit=facts.commit(),
+        versions=facts.versions(),
     )
+
+
+def _write_coco_results(
+    folder: Path, split: str, name: str, examples: Sequence[datasets.Example], texts: Sequence[str]
+) -> None:
+    records = [
+        {"image_id": example.coco_id, "caption": text}
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"captions_{split}_{name}_results.json"
+    file.write_text(json.dumps(records), encoding="utf-8")
 
 
 def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOptions]]:
@@ -285,17 +297,3 @@ def _oracle(
         similarity = cider_d(hypotheses, truth.captions_of(np.array([place])), truth.frequencies)
         scores[int(name)] = similarity.mean(axis=1).tolist()
     return scores
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        try:
-            yield package, metadata.version(package)
-        except metadata.PackageNotFoundError:  # one of onnxruntime's two wheels, or a checkout
-            continue
-
-
-def _digest(bundle: Bundle) -> str:
-    """Return what changes with the net, and not with its card or its defaults."""
-    files = sorted((n, f.sha256) for n, f in bundle.files.items() if n.startswith(_NET))
-    return hashlib.sha256("".join(f"{n} {digest}\n" for n, digest in files).encode()).hexdigest()

@@ -22,16 +22,20 @@ from mrnn_exporters.graphs import (
     encoded_names,
     export_cell,
     export_encoder,
+    export_readout,
     round_weights,
 )
+from mrnn_exporters.nets import Separable
+from mrnn_exporters.photos import encode
 from mrnn_exporters.runs import Run, build_backbone
 from mrnn_runtime import bundle as bundles
+from mrnn_runtime.captioner import load
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.decoding.greedy import Greedy
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.golden import record_golden
 from mrnn_runtime.images import read_image
-from mrnn_runtime.onnx_model import load_model
+from mrnn_runtime.search import save_background
 from mrnn_runtime.types import DecodeOptions, EncodedImages, Scores, SpecialTokens
 
 if TYPE_CHECKING:
@@ -42,12 +46,12 @@ if TYPE_CHECKING:
 
     from mrnn_exporters.nets import Cell
     from mrnn_runtime.bundle import Bundle
-    from mrnn_runtime.contracts import Backbone, Decoder
-    from mrnn_runtime.onnx_model import OnnxEncoder, OnnxStepModel
+    from mrnn_runtime.contracts import Backbone, Decoder, Encoder, StepModel
     from mrnn_runtime.types import Candidate, Preprocess
 
 TOLERANCE = 1e-4
 PHOTOS = 50
+BACKGROUND = 100
 _TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)})
 
 
@@ -128,6 +132,7 @@ def run(
     summary: str = "",
     card: str | None = None,
     decode: DecodeOptions | None = None,
+    reference: str = "refined",
     photos: Sequence[Path] = (),
 ) -> tuple[Bundle, Parity]:
     """Export a run to a bundle.
@@ -141,15 +146,20 @@ def run(
         summary: one line for ``mrnn models``; by default the cell and the backbone.
         card: text of MODEL_CARD.md; by default the bare facts of the run.
         decode: the defaults of decoding.
-        photos: what torch and ONNX Runtime are compared on; by default the run's first dev photos.
+        reference: where a consensus looks for neighbours: ``refined``, the paper's g2(V_I I), or
+            ``cnn``, the CNN's feature.
+        photos: what torch and ONNX Runtime are compared on; by default the run's first dev photos,
+            and the bundle gets a sample of the training photos as the background of P(sentence).
 
     Raises:
-        UsageError: the run is not complete, or the folder is in use.
+        UsageError: the run is not complete, the folder is in use, or an unknown ``reference``.
         BundleError: torch and ONNX Runtime disagree. The folder is left for inspection, without
             bundle.json.
     """
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty", hint="choose another folder")
+    if reference not in ("refined", "cnn"):
+        raise UsageError(f"unknown reference feature {reference!r}", hint="use refined or cnn")
     trained = Run.open(source)
     summary = summary or f"{trained.config.cell} on {trained.config.backbone} features"
     backbone = build_backbone(trained.config)
@@ -161,7 +171,7 @@ def run(
         )
     compared = list(photos) or _dev_photos(trained)
     output.mkdir(parents=True, exist_ok=True)
-    encoder_graph, step = _write_graphs(trained, backbone, output)
+    encoder_graph, step = _write_graphs(trained, backbone, output, reference)
     shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
     (output / "MODEL_CARD.md").write_text(
         card or _bare_card(trained, name, licence, summary), encoding="utf-8"
@@ -169,10 +179,12 @@ def run(
     manifest = _manifest(trained, backbone.preprocess, output, decode or DecodeOptions())
     manifest |= {"name": name, "version": version, "licence": licence, "summary": summary}
     bundles.write_manifest(output, manifest)
-    bundle = bundles.load_bundle(output)
-    encoder, model = load_model(bundle, provider="cpu", threads=1)
+    captioner = load(output, provider="cpu", threads=1)
+    bundle, encoder, model = captioner.bundle, captioner.encoder, captioner.model
     golden = record_golden(encoder, model, *_golden_inputs(bundle))
     np.savez_compressed(output / "golden.npz", allow_pickle=False, **golden)
+    if not photos and encoded_names(encoder_graph.cell):
+        save_background(encode(captioner, _background_photos(trained))[1], output)
     parity = compare(encoder, model, encoder_graph, step, backbone.preprocess, compared)
     if parity.log_prob > TOLERANCE or parity.captions:
         (output / "bundle.json").unlink()
@@ -188,8 +200,8 @@ def run(
 
 
 def compare(
-    encoder: OnnxEncoder,
-    model: OnnxStepModel,
+    encoder: Encoder,
+    model: StepModel,
     graph: EncoderGraph,
     step: nn.Module,
     preprocess: Preprocess,
@@ -215,7 +227,7 @@ def compare(
 
 
 def _worst(
-    model: OnnxStepModel,
+    model: StepModel,
     ours: EncodedImages,
     torch_model: TorchStepModel,
     theirs: EncodedImages,
@@ -234,24 +246,25 @@ def _worst(
     return worst
 
 
-def _write_graphs(trained: Run, backbone: Backbone, output: Path) -> tuple[EncoderGraph, nn.Module]:
-    """Write both graphs; return the torch modules that they must equal."""
+def _write_graphs(
+    trained: Run, backbone: Backbone, output: Path, reference: str
+) -> tuple[EncoderGraph, nn.Module]:
+    """Write the graphs; return the torch modules that encoder and cell must equal."""
     cell = trained.cell()
-    graph = EncoderGraph(backbone.module, cell).eval()
+    graph = EncoderGraph(backbone.module, cell, reference=reference).eval()
     step = cell.step().eval()
-    round_weights(graph)
-    round_weights(step)
+    readout = cell.readout() if isinstance(cell, Separable) else None
+    for module in (graph, step, readout):
+        if module is not None:
+            round_weights(module)
     size = backbone.preprocess
     export_encoder(graph, output / "encoder.onnx", height=size.height, width=size.width)
     with torch.no_grad():
-        examples = cell.encode(torch.ones(2, backbone.feature_size))
-    export_cell(
-        cell,
-        step,
-        examples[: len(cell.image_inputs)],
-        output / "cell.onnx",
-        vocabulary_size=trained.facts["vocabulary_size"],
-    )
+        examples = cell.encode(torch.ones(2, backbone.feature_size))[: len(cell.image_inputs)]
+    path = output / "cell.onnx"
+    export_cell(cell, step, examples, path, vocabulary_size=trained.facts["vocabulary_size"])
+    if readout is not None:
+        export_readout(cell, readout, examples, output / "readout.onnx", cell_path=path)
     return graph, step
 
 
@@ -272,6 +285,11 @@ def _manifest(
         "preprocess": asdict(preprocess),
         "encoder": {"file": "encoder.onnx", **describe(output / "encoder.onnx")},
         "cell": {"file": "cell.onnx", **describe(output / "cell.onnx")},
+        **(
+            {"readout": {"file": "readout.onnx", **describe(output / "readout.onnx")}}
+            if (output / "readout.onnx").exists()
+            else {}
+        ),
         "image_inputs": list(cell.image_inputs),
         "state": [
             {"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in cell.state
@@ -307,6 +325,14 @@ def _dev_photos(trained: Run) -> list[Path]:
     """The first photos of the run's dev split."""
     name, root = trained.config.datasets[0]
     return [example.path for example in datasets.read(name, Path(root), "dev")[:PHOTOS]]
+
+
+def _background_photos(trained: Run) -> list[datasets.Example]:
+    """A sample of the run's training photos, always the same."""
+    name, root = trained.config.datasets[0]
+    examples = datasets.read(name, Path(root), "train")
+    rows = np.random.default_rng(0).permutation(len(examples))[:BACKGROUND]
+    return [examples[row] for row in sorted(rows.tolist())]
 
 
 def _golden_inputs(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""From torch modules to the two ONNX graphs of a bundle.
+"""From torch modules to the ONNX graphs of a bundle.
 
 Large weights are stored as float16 behind a Cast that ONNX Runtime folds when it loads the graph:
 half the file, the same speed. They are rounded in torch first (:func:`round_weights`), so what is
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mrnn_exporters.nets import Cell
@@ -30,16 +30,25 @@ _LARGE = 4096
 class EncoderGraph(nn.Module):
     """A backbone and what a cell makes of its feature, in one graph."""
 
-    def __init__(self, backbone: nn.Module, cell: Cell) -> None:
-        """Join the two."""
+    def __init__(self, backbone: nn.Module, cell: Cell, *, reference: str = "refined") -> None:
+        """Join the two.
+
+        Args:
+            backbone: the CNN.
+            cell: what its feature goes into.
+            reference: what reference_feature is: ``refined``, the cell's opinion, or ``cnn``, the
+                CNN's feature.
+        """
         super().__init__()
         self.backbone = backbone
         self.cell = cell
+        self.refined = reference == "refined"
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return each image input, float32 [n, ...], and reference_feature float32 [n, d]."""
         features = self.backbone(image)
-        return (*self.cell.encode(features), self.cell.reference(features))
+        reference = self.cell.reference(features) if self.refined else features
+        return (*self.cell.encode(features), reference)
 
 
 def encoded_names(cell: Cell) -> tuple[str, ...]:
@@ -60,7 +69,8 @@ def export_encoder(graph: EncoderGraph, path: Path, *, height: int, width: int) 
     """Write encoder.onnx, one file, weights inside."""
     names = [*encoded_names(graph.cell), "reference_feature"]
     image = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    model = _export(graph, (image,), path, ["image"], names, axis="n")
+    axes = {name: {0: "n"} for name in ("image", *names)}
+    model = _export(graph, (image,), path, ["image"], names, axes)
     _store_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -82,7 +92,8 @@ def export_cell(
     state = tuple(torch.zeros(2, tensor.size) for tensor in cell.state)
     inputs = ["token", *cell.image_inputs, *(tensor.name for tensor in cell.state)]
     outputs = ["logits", *(f"next_{tensor.name}" for tensor in cell.state)]
-    model = _export(step, (token, *images, *state), path, inputs, outputs, axis="r")
+    axes = {name: {0: "r"} for name in (*inputs, *outputs)}
+    model = _export(step, (token, *images, *state), path, inputs, outputs, axes)
     graph = model.graph
     graph.node.extend(
         [
@@ -109,6 +120,55 @@ def export_cell(
     data.chmod(path.stat().st_mode)
 
 
+def export_readout(
+    cell: Cell, readout: nn.Module, images: Sequence[Tensor], path: Path, *, cell_path: Path
+) -> None:
+    """Write readout.onnx; the weights that it shares with cell.onnx stay in the cell's data file.
+
+    Args:
+        cell: names the image inputs and the state.
+        readout: ``cell.readout()``, rounded.
+        images: an example of each image input, float32 [2, ...].
+        path: of readout.onnx.
+        cell_path: of cell.onnx, in the same folder.
+    """
+    token = torch.zeros(3, dtype=torch.int64)
+    state = tuple(torch.zeros(3, tensor.size) for tensor in cell.state)
+    inputs = ["token", *(tensor.name for tensor in cell.state), *cell.image_inputs]
+    axes = {name: {0: "n" if name in cell.image_inputs else "t"} for name in inputs}
+    example = (token, *state, *images)
+    model = _export(
+        readout, example, path, inputs, ["logits"], {**axes, "logits": {0: "t", 1: "n"}}
+    )
+    graph = model.graph
+    graph.node.append(helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1))
+    graph.output[0].name = "log_probs"
+    used = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.input if value.name in used]  # the state that it reads
+    del graph.input[:]
+    graph.input.extend(kept)
+    _store_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    _share_weights(model, cell_path)
+    onnx.save(model, path)
+
+
+def _share_weights(model: onnx.ModelProto, other: Path) -> None:
+    """Let a model's weights be those of a saved one, in its data file, where they are equal."""
+    there = {
+        tensor.raw_data: tensor for tensor in onnx.load(other).graph.initializer if tensor.raw_data
+    }
+    places = {t.name: t for t in onnx.load(other, load_external_data=False).graph.initializer}
+    for tensor in model.graph.initializer:
+        twin = there.get(tensor.raw_data)
+        if twin is not None and (twin.dims, twin.data_type) == (tensor.dims, tensor.data_type):
+            place = places[twin.name]
+            if place.data_location == TensorProto.EXTERNAL:
+                name = tensor.name
+                tensor.CopyFrom(place)
+                tensor.name = name
+
+
 def describe(path: Path) -> dict[str, list[dict[str, object]]]:
     """Return name, dtype and shape of a graph's inputs and outputs, as bundle.json lists them."""
     graph = onnx.load(path, load_external_data=False).graph
@@ -132,10 +192,9 @@ def _export(
     path: Path,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    *,
-    axis: str,
+    axes: Mapping[str, Mapping[int, str]],
 ) -> onnx.ModelProto:
-    """Run torch's exporter; axis 0 of every tensor is free."""
+    """Run torch's exporter; ``axes`` names the free axes of each tensor."""
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter announces its own retirement
@@ -145,19 +204,22 @@ def _export(
             str(path),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={name: {0: axis} for name in (*inputs, *outputs)},
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
             # Norms stay norms, with weights as torch has them; ONNX Runtime fuses them when it
             # loads.
             training=torch.onnx.TrainingMode.PRESERVE,
         )
-        results = module(*example)
+        found = module(*example)
+    results = (found,) if isinstance(found, Tensor) else found
     model = onnx.load(path)
     # Tracing loses the width of some outputs; torch knows them all.
     for value, result in zip(model.graph.output, results, strict=True):
-        for dim, size in zip(value.type.tensor_type.shape.dim[1:], result.shape[1:], strict=True):
-            dim.dim_value = size
+        dims = value.type.tensor_type.shape.dim
+        for axis, (dim, size) in enumerate(zip(dims, result.shape, strict=True)):
+            if axis not in axes[value.name]:
+                dim.dim_value = size
     return model
 
 

@@ -14,7 +14,7 @@ q recurrent size, g gates, m multimodal size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mrnn_exporters.recurrences import Recurrence
 
-__all__ = ["CaptionNet", "Cell", "FoldedStep", "NetConfig", "StateTensor", "pack"]
+__all__ = ["CaptionNet", "Cell", "FoldedStep", "NetConfig", "Separable", "StateTensor", "pack"]
 
 Route = Literal["multimodal", "every", "start", "before"]
 
@@ -110,6 +110,19 @@ class Cell(Protocol):
 
     def step(self) -> nn.Module:
         """A module: (token int64 [r], *image inputs, *state) -> (logits [r, V], *state)."""
+        ...
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """What a cell may offer beside, where its recurrence never sees the image."""
+
+    def readout(self) -> nn.Module | None:
+        """A module for any t prefixes and n images, or None where the recurrence sees the image.
+
+        (token int64 [t], *state after that token, [t, ...] each, *image inputs, [n, ...] each) ->
+        logits [t, n, V].
+        """
         ...
 
 
@@ -267,6 +280,10 @@ class CaptionNet(nn.Module):
         """The folded step of these weights; see :class:`FoldedStep`."""
         return FoldedStep(self)
 
+    def readout(self) -> nn.Module | None:
+        """The folded step above the recurrence; None where the recurrence sees the image."""
+        return FoldedReadout(FoldedStep(self)) if self.image == {"multimodal"} else None
+
 
 class FoldedStep(nn.Module):
     """One step: what depends on the token alone is a table, g2's constants are in the weights.
@@ -317,6 +334,30 @@ class FoldedStep(nn.Module):
         if "start" in self.image:
             after = (*after, torch.zeros_like(inputs[-1]))
         return (functional.linear(top, self.output, self.bias), *after)
+
+
+class FoldedReadout(nn.Module):
+    """The part of a folded step that sees the image, for all pairs of prefix and image.
+
+    u(t) = tanh(table[token] + (2/3 V_r) r(t) + image_term); logits = (1.7159 V) u(t) + b.
+    """
+
+    def __init__(self, step: FoldedStep) -> None:
+        """Share the weights of ``step``."""
+        super().__init__()
+        self.table, self.split = step.table, step.split
+        self.from_recurrent = step.from_recurrent
+        self.output, self.bias = step.output, step.bias
+
+    def forward(self, token: Tensor, *rest: Tensor) -> Tensor:
+        """Token int64 [t], state after it, image_term [n, m] -> logits [t, n, V]."""
+        top, term = rest[0], rest[-1]
+        _, word = torch.split(functional.embedding(token, self.table), self.split, dim=1)
+        total = word + functional.linear(top, self.from_recurrent)
+        top = torch.tanh(total.unsqueeze(1) + term)
+        # As one matrix, which is one product; the product of a stack of them is slower.
+        logits = functional.linear(top.flatten(0, 1), self.output, self.bias)
+        return logits.reshape(token.shape[0], term.shape[0], -1)
 
 
 def _spread(image: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins
+from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins, search
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins import is_strict, manager
 
@@ -51,6 +51,8 @@ def build(*, tracebacks: bool = False) -> TyperGroup:
     app = extensions.new_app()
     app.callback(no_args_is_help=True, epilog=_EPILOG)(_root)
     app.command(cls=output.Sections, epilog=caption.EXAMPLES)(caption.caption)
+    app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
+    app.command(epilog=search.RANK_EXAMPLES)(search.rank)
     for command in (models.models, models.verify, doctor.doctor):
         app.command()(command)
     app.add_typer(plugins.new_app(), name="plugins")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mrnn_runtime.cli import output as speech
 from mrnn_runtime.errors import UsageError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mrnn_runtime.types import Caption, CaptionCandidate
+
+T = TypeVar("T")
 
 
 class Format(StrEnum):
@@ -91,10 +93,10 @@ def lines_to(output: Path | None) -> Iterator[Callable[[str], object]]:
         yield lambda line: file.write(line + "\n")
 
 
-def watched(captions: Iterator[Caption], total: int) -> Iterator[Caption]:
-    """Pass captions on, with a progress bar on stderr where that is a terminal."""
+def watched(things: Iterator[T], total: int) -> Iterator[T]:
+    """Pass things on, with a progress bar on stderr where that is a terminal."""
     if not sys.stderr.isatty() or total < 2:
-        yield from captions
+        yield from things
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -108,4 +110,4 @@ def watched(captions: Iterator[Caption], total: int) -> Iterator[Caption]:
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
-        yield from bar.track(captions, total=total)
+        yield from bar.track(things, total=total)

@@ -330,3 +330,35 @@ def test_what_is_light_stays_light(script: str, heavy: set[str]) -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert not heavy & set(done.stdout.split())
+
+
+def test_results_for_the_server_of_coco(tiny_bundle: Path, make_photos, tmp_path: Path) -> None:
+    paths = make_photos(tmp_path / "coco" / "images", 3)
+    document = {
+        "images": [{"id": 40 + i, "file_name": path.name} for i, path in enumerate(paths)],
+        "annotations": [
+            {"id": i, "image_id": 40 + i, "caption": "A dog runs ."} for i in range(len(paths))
+        ],
+    }
+    (tmp_path / "coco" / "captions_val2014.json").write_text(json.dumps(document))
+    (tmp_path / "coco" / "test.txt").write_text("42\n40\n41\n")
+    run(
+        tiny_bundle,
+        dataset="coco",
+        root=tmp_path / "coco",
+        tokeniser="plain",
+        provider="cpu",
+        coco_results=tmp_path / "out",
+    )
+    (file,) = (tmp_path / "out").iterdir()
+    assert file.name == "captions_test_tiny_results.json"
+    said = {c.path: c.text for c in load(tiny_bundle, provider="cpu").caption(paths)}
+    assert json.loads(file.read_text()) == [
+        {"image_id": 40 + i, "caption": said[str(paths[i])]} for i in (2, 0, 1)
+    ]
+
+
+def test_other_photos_have_no_number_for_the_server(tiny_bundle, corpus, tmp_path) -> None:
+    with pytest.raises(UsageError, match="has no COCO ids"):
+        plain_run(tiny_bundle, corpus, coco_results=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -9,16 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mrnn_exporters import export, train
-from mrnn_exporters.runs import Run, TrainConfig
+from mrnn_exporters import export, retrieval, train
+from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_runtime import load
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.images import read_image
 from mrnn_runtime.plugins import manager
+from mrnn_runtime.scorer import load_scorer
+from mrnn_runtime.search import load_background
 
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}
@@ -132,8 +136,55 @@ def test_every_cell_trains_exports_and_captions(
     run = train.run(replace(config, cell=cell, epochs=1), tmp_path / "run", cache=cache)
     _, parity = export.run(run.folder, tmp_path / "b", name=cell)
     assert parity.captions == 0
-    captions = list(load(tmp_path / "b", provider="cpu").caption([corpus / "images"]))
+    captioner = load(tmp_path / "b", provider="cpu")
+    captions = list(captioner.caption([corpus / "images"]))
     assert all(c.text and c.error is None for c in captions)
+    # The language half stands alone exactly where the image enters in the multimodal layer only.
+    bundle = captioner.bundle
+    assert (bundle.readout is not None) == (bundle.image_inputs == ("image_term",))
+    sees = bool(bundle.image_inputs) or any(state.init != "zeros" for state in bundle.state)
+    assert ("background.npz" in bundle.files) == sees
+    task = {"dataset": "flickr8k", "root": corpus, "cache": tmp_path, "provider": "cpu"}
+    if not sees:
+        with pytest.raises(UsageError, match="never sees the image"):
+            retrieval.run(tmp_path / "b", **task)
+        return
+    found = retrieval.run(tmp_path / "b", background=5, **task)
+    assert (found.images, found.sentences, found.background) == (2, 4, 5)
+    if bundle.readout is not None:
+        images = load_background(bundle).take(np.arange(3))
+        sentences = [captioner.vocabulary.encode(c.text) for c in captions]
+        scorer = load_scorer(captioner, sentences, provider="cpu", threads=1)
+        whole = replace(scorer, readout=None).log_probs(images)
+        np.testing.assert_allclose(scorer.log_probs(images), whole, atol=1e-4)
+
+
+def test_weights_that_two_graphs_share_are_stored_once(exported: Path) -> None:
+    assert (exported / "readout.onnx").stat().st_size < 4096
+    names = {
+        entry.value
+        for tensor in onnx.load(
+            exported / "readout.onnx", load_external_data=False
+        ).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert names == {"cell.onnx.data"}
+
+
+def test_neighbours_may_be_looked_for_by_the_feature_of_the_cnn(
+    trained: Run, corpus: Path, tmp_path: Path
+) -> None:
+    photos = sorted((corpus / "images").iterdir())[:2]
+    bundle, _ = export.run(trained.folder, tmp_path / "b", name="b", reference="cnn", photos=photos)
+    backbone = build_backbone(trained.config)
+    pixels = np.stack([read_image(photo, bundle.preprocess) for photo in photos])
+    encoded = load(tmp_path / "b", provider="cpu").encoder.encode(pixels)
+    with torch.no_grad():
+        expected = backbone.module(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(encoded.reference_feature, expected, rtol=0.02, atol=0.02)
+    with pytest.raises(UsageError, match="unknown reference feature"):
+        export.run(trained.folder, tmp_path / "c", name="c", reference="raw")
 
 
 def test_a_killed_run_resumes_to_the_same_weights(

@@ -74,7 +74,7 @@ def _captions(root: Path, path: Path) -> Mapping[str, Example]:
                 raise damaged(path, f"annotations[{i}]", "expected image_id and caption")
     photos = next((p for p in places if any((p / n).is_file() for n in names.values())), places[2])
     return {
-        str(key): Example(photos / names[key], tuple(said))
+        str(key): Example(photos / names[key], tuple(said), key)
         for key, said in sentences.items()
         if said
     }
@@ -96,7 +96,7 @@ def karpathy(root: Path, split: str) -> list[Example]:
         )
     wanted = {"train": ("train", "restval"), "dev": ("val",), "test": ("test",)}[split]
     path = files[0]
-    chosen: list[tuple[str, tuple[str, ...]]] = []
+    chosen: list[tuple[str, tuple[str, ...], int | None]] = []
     for i, image in enumerate(_records(path, load_json(path), "images")):
         match image:
             case {"filename": str(name), "split": str(part), "sentences": list(sentences)}:
@@ -108,14 +108,15 @@ def karpathy(root: Path, split: str) -> list[Example]:
         if not said or not all(said):
             raise damaged(path, f"images[{i}]", f"{name}: a sentence has no raw text")
         if part in wanted:
-            inner = image.get("filepath")
-            chosen.append((f"{inner}/{name}" if isinstance(inner, str) and inner else name, said))
+            inner, number = image.get("filepath"), image.get("cocoid")
+            place = f"{inner}/{name}" if isinstance(inner, str) and inner else name
+            chosen.append((place, said, number if isinstance(number, int) else None))
     places = [
         root / p
         for p in ("images", "", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")
     ]
-    photos = next((p for p in places if any((p / n).is_file() for n, _ in chosen)), places[0])
-    return [Example(photos / name, said) for name, said in chosen]
+    photos = next((p for p in places if any((p / n).is_file() for n, *_ in chosen)), places[0])
+    return [Example(photos / name, said, number) for name, said, number in chosen]
 
 
 def _records(path: Path, document: Any, key: str) -> list[Any]:  # noqa: ANN401 - from JSON

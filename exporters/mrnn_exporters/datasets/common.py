@@ -23,10 +23,12 @@ class Example:
     Attributes:
         path: the photo.
         captions: the sentences as the corpus has them, at least one.
+        coco_id: COCO's number of the photo, where the corpus is COCO.
     """
 
     path: Path
     captions: tuple[str, ...]
+    coco_id: int | None = None
 
 
 def damaged(path: Path, place: int | str, what: str) -> UsageError:

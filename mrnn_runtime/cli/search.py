@@ -1,0 +1,158 @@
+"""``mrnn search`` and ``mrnn rank``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli import results
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.gallery import Gallery
+    from mrnn_runtime.search import Match
+
+_MODEL = typer.Option(metavar="NAME|DIR", help="An installed model, or the folder of a bundle.")
+_PROVIDER = typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+_JSON = typer.Option("--json", help="Write JSON lines, with scores.")
+
+SEARCH_EXAMPLES = """\b
+mrnn search "a dog runs on the beach" photos/
+mrnn search "two children in a pool" photos/ --top 3 --json
+"""
+RANK_EXAMPLES = """\b
+mrnn rank photo.jpg --sentences sentences.txt
+mrnn rank photos/ --sentences sentences.txt --background other-photos/ --top 1
+"""
+
+
+def search(
+    sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help="What to look for.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Photos, and folders that are walked recursively."),
+    ],
+    model: Annotated[str | None, _MODEL] = None,
+    provider: Annotated[str, _PROVIDER] = "auto",
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many photos to show.")] = 10,
+    as_json: Annotated[bool, _JSON] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where encoded photos are kept.", show_default=False),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")] = False,
+) -> None:
+    """Find the photos that a sentence fits best.
+
+    Writes ln P(sentence | photo) and the photo, the best first. What the CNN makes of the photos is
+    kept, so that the next question about the same folder is quick.
+    """
+    from mrnn_runtime.captioner import load
+    from mrnn_runtime.gallery import default_cache, open_gallery
+    from mrnn_runtime.images import find_images
+    from mrnn_runtime.search import find_photos
+
+    if cache and no_cache:
+        raise UsageError("--cache and --no-cache exclude each other", hint="give one of them")
+    find_images(paths)
+    captioner = load(model, provider=provider)
+    _tell_unknown(captioner, [sentence])
+    where = None if no_cache else cache or default_cache()
+    gallery = open_gallery(captioner, paths, cache=where, watch=results.watched)
+    _show(find_photos(captioner, sentence, gallery)[:top], as_json=as_json, named="path")
+    _tell_failed(gallery)
+
+
+def rank(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO", help="Photos, and folders that are walked recursively."),
+    ],
+    sentences: Annotated[
+        Path, typer.Option(metavar="FILE", help="The sentences, one a line.", show_default=False)
+    ],
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos of all kinds for P(sentence); else training photos that the model holds.",
+        ),
+    ] = None,
+    model: Annotated[str | None, _MODEL] = None,
+    provider: Annotated[str, _PROVIDER] = "auto",
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many sentences to show for each photo.")
+    ] = 5,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Rank sentences for a photo.
+
+    Writes ln P(sentence | photo) / P(sentence), the photo and the sentence, the best first.
+    P(sentence) is the mean over background photos, so that a sentence that fits every photo does
+    not win.
+    """
+    from mrnn_runtime.captioner import load
+    from mrnn_runtime.gallery import open_gallery
+    from mrnn_runtime.images import find_images
+    from mrnn_runtime.search import rank_sentences
+
+    find_images(paths)
+    try:
+        lines = [line.strip() for line in sentences.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{sentences} cannot be read: {error}", hint="a text file, one sentence a line"
+        ) from error
+    wanted = list(dict.fromkeys(line for line in lines if line))
+    if not wanted:
+        raise UsageError(f"{sentences} holds no sentence", hint="write one sentence a line")
+    captioner = load(model, provider=provider)
+    _tell_unknown(captioner, wanted)
+    others = open_gallery(captioner, [background], watch=results.watched) if background else None
+    gallery = open_gallery(captioner, paths, watch=results.watched)
+    found = rank_sentences(captioner, wanted, gallery, background=others.images if others else None)
+    for matches in found:
+        _show(matches[:top], as_json=as_json, named="sentence")
+    _tell_failed(gallery)
+
+
+def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
+    with results.lines_to(None) as write:
+        for place, match in enumerate(matches, start=1):
+            if as_json:
+                record = {
+                    "path": str(match.path),
+                    "sentence": match.sentence,
+                    "rank": place,
+                    "log_prob": match.log_prob,
+                    "score": match.score,
+                }
+                write(json.dumps(record))
+            else:
+                parts = [f"{match.score:.2f}", str(match.path)]
+                write("\t".join([*parts, match.sentence] if named == "sentence" else parts))
+
+
+def _tell_unknown(captioner: Captioner, sentences: Sequence[str]) -> None:
+    from mrnn_runtime.search import unknown_words
+
+    words = {word: None for sentence in sentences for word in unknown_words(captioner, sentence)}
+    if words:
+        shown = ", ".join(list(words)[:10]) + (", ..." if len(words) > 10 else "")
+        speech.note(f"words that the model does not know, which count as <unk>: {shown}")
+
+
+def _tell_failed(gallery: Gallery) -> None:
+    for error in gallery.errors.values():
+        speech.note(f"error: {error}")
+    if gallery.errors:
+        total = len(gallery.errors) + len(gallery.paths)
+        speech.note(f"{len(gallery.errors)} of {total} images failed")
+        raise typer.Exit(speech.SOME_IMAGES_FAILED)

@@ -1,0 +1,246 @@
+"""Photos for a sentence and sentences for a photo: the ranks, the cache, the commands."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrnn_runtime import load
+from mrnn_runtime.bundle import read_manifest, write_manifest
+from mrnn_runtime.contracts import Encoder
+from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.gallery import open_gallery
+from mrnn_runtime.scorer import load_scorer
+from mrnn_runtime.search import (
+    BACKGROUND,
+    find_photos,
+    load_background,
+    log_mean,
+    rank_sentences,
+    save_background,
+)
+
+SENTENCES = ["a man", "a dog runs on grass", "the man 's hat", "dog"]
+
+
+@dataclass
+class Counting:
+    """An encoder that remembers how many images it was given."""
+
+    encoder: Encoder
+    sizes: list[int] = field(default_factory=list)
+
+    @property
+    def provider(self):
+        return self.encoder.provider
+
+    def encode(self, images):
+        self.sizes.append(len(images))
+        return self.encoder.encode(images)
+
+
+@pytest.fixture
+def captioner(tiny_bundle):
+    loaded = load(tiny_bundle, provider="cpu", threads=1)
+    return replace(loaded, encoder=Counting(loaded.encoder))
+
+
+@pytest.fixture
+def with_background(tiny_copy):
+    """A bundle that holds the image inputs of training photos."""
+    captioner = load(tiny_copy, provider="cpu", threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    save_background(captioner.encoder.encode(images), tiny_copy)
+    write_manifest(tiny_copy, read_manifest(tiny_copy))
+    return tiny_copy
+
+
+def scores(captioner, gallery, sentences):
+    ids = [captioner.vocabulary.encode(sentence) for sentence in sentences]
+    return load_scorer(captioner, ids).log_probs(gallery.images)
+
+
+def test_photos_are_ranked_by_the_probability_of_the_sentence(captioner, photos):
+    gallery = open_gallery(captioner, [photos])
+    found = find_photos(captioner, SENTENCES[1], gallery)
+    expected = scores(captioner, gallery, [SENTENCES[1]])[:, 0]
+    assert [match.path for match in found] == [gallery.paths[i] for i in np.argsort(-expected)]
+    assert [match.log_prob for match in found] == sorted(expected, reverse=True)
+    assert {match.sentence for match in found} == {SENTENCES[1]}
+
+
+def test_sentences_are_ranked_by_what_the_photo_adds(captioner, photos):
+    gallery = open_gallery(captioner, [photos])
+    background = captioner.encoder.encode(np.zeros((2, 16, 16, 3), np.uint8))
+    found = rank_sentences(captioner, SENTENCES, gallery, background=background)
+    expected = scores(captioner, gallery, SENTENCES)
+    ids = [captioner.vocabulary.encode(sentence) for sentence in SENTENCES]
+    prior = np.log(np.exp(load_scorer(captioner, ids).log_probs(background)).mean(axis=0))
+    for matches, numbers, path in zip(found, expected, gallery.paths, strict=True):
+        assert [m.score for m in matches] == pytest.approx(sorted(numbers - prior, reverse=True))
+        assert {m.path for m in matches} == {path}
+        by_sentence = {m.sentence: m.log_prob for m in matches}
+        assert [by_sentence[s] for s in SENTENCES] == pytest.approx(list(numbers))
+
+
+def test_the_mean_does_not_underflow():
+    tiny = np.array([[-2000.0, -1.0], [-2000.0, -3.0]])
+    assert log_mean(tiny) == pytest.approx([-2000, np.log((np.exp(-1) + np.exp(-3)) / 2)])
+
+
+def test_the_background_of_the_bundle(with_background, photos):
+    captioner = load(with_background, provider="cpu", threads=1)
+    background = load_background(captioner.bundle)
+    assert len(background) == 5
+    gallery = open_gallery(captioner, [photos])
+    own = rank_sentences(captioner, SENTENCES, gallery)
+    assert own == rank_sentences(captioner, SENTENCES, gallery, background=background)
+
+
+def test_no_background(captioner, photos):
+    with pytest.raises(UsageError, match=BACKGROUND) as caught:
+        rank_sentences(captioner, SENTENCES, open_gallery(captioner, [photos]))
+    assert "--background" in caught.value.hint
+
+
+@pytest.mark.parametrize("how", ["cut", "another shape", "another name", "empty"])
+def test_a_damaged_background(with_background, how):
+    file = with_background / BACKGROUND
+    arrays = {
+        "another shape": {"image_term": np.zeros((5, 7), np.float16)},
+        "another name": {"image": np.zeros((5, 6), np.float16)},
+        "empty": {"image_term": np.zeros((0, 6), np.float16)},
+    }
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        np.savez(file, **arrays[how])
+    write_manifest(with_background, read_manifest(with_background))
+    bundle = load(with_background, provider="cpu", threads=1).bundle
+    with pytest.raises(BundleError, match=BACKGROUND):
+        load_background(bundle)
+
+
+class TestCache:
+    def counted(self, captioner, photos, cache):
+        captioner.encoder.sizes.clear()
+        gallery = open_gallery(captioner, [photos], cache=cache)
+        return sum(captioner.encoder.sizes), gallery
+
+    def test_a_second_question_encodes_nothing(self, captioner, photos, tmp_path):
+        first, one = self.counted(captioner, photos, tmp_path / "cache")
+        second, other = self.counted(captioner, photos, tmp_path / "cache")
+        assert (first, second) == (3, 0)
+        assert one.paths == other.paths
+        for name, array in one.images.inputs.items():
+            assert array.tobytes() == other.images.inputs[name].tobytes()
+
+    def test_what_changed_is_encoded_again(self, captioner, photos, tmp_path):
+        self.counted(captioner, photos, tmp_path)
+        Image.new("RGB", (20, 20), "white").save(photos / "a.png")
+        (photos / "b.jpg").unlink()
+        Image.new("RGB", (20, 20), "black").save(photos / "new.png")
+        again, gallery = self.counted(captioner, photos, tmp_path)
+        assert again == 2
+        assert [path.name for path in gallery.paths] == ["a.png", "new.png", "c.png"]
+        _, fresh = self.counted(captioner, photos, None)
+        assert gallery.images.reference_feature.tobytes() == (
+            fresh.images.reference_feature.tobytes()
+        )
+
+    def test_a_damaged_cache_is_made_again(self, captioner, photos, tmp_path, caplog):
+        self.counted(captioner, photos, tmp_path)
+        (file,) = tmp_path.glob("*.npz")
+        file.write_bytes(file.read_bytes()[:200])
+        assert self.counted(captioner, photos, tmp_path)[0] == 3
+        assert "damaged" in caplog.text
+        assert self.counted(captioner, photos, tmp_path)[0] == 0
+
+    def test_another_model_has_another_cache(self, captioner, photos, tmp_path, make_tiny_bundle):
+        self.counted(captioner, photos, tmp_path)
+        other = load(make_tiny_bundle(seed=1), provider="cpu", threads=1)
+        assert self.counted(replace(other, encoder=Counting(other.encoder)), photos, tmp_path)[0]
+
+    def test_a_folder_that_cannot_be_written(self, captioner, photos, tmp_path, caplog):
+        (tmp_path / "file").write_text("in the way")
+        count, gallery = self.counted(captioner, photos, tmp_path / "file")
+        assert (count, len(gallery.paths)) == (3, 3)
+        assert "cannot be written" in caplog.text
+
+    def test_a_broken_photo_is_no_reason_to_stop(self, captioner, photos, tmp_path):
+        (photos / "a.png").write_bytes(b"no image")
+        for _ in range(2):
+            _, gallery = self.counted(captioner, photos, tmp_path)
+            assert [path.name for path in gallery.paths] == ["b.jpg", "c.png"]
+            assert list(gallery.errors) == [photos / "a.png"]
+
+
+class TestCommands:
+    @pytest.fixture
+    def ask(self, mrnn, with_background, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("MRNN_STRICT_PLUGINS", raising=False)
+        return lambda *args: mrnn(*args, "--model", with_background, "--provider", "cpu")
+
+    def test_search(self, ask, photos, tmp_path):
+        found = ask("search", "a dog on grass", photos)
+        lines = [line.split("\t") for line in found.out.splitlines()]
+        assert sorted(path for _, path in lines) == sorted(map(str, photos.rglob("*.*g")))
+        assert [float(score) for score, _ in lines] == sorted(
+            (float(score) for score, _ in lines), reverse=True
+        )
+        assert list((tmp_path / "home" / "mrnn" / "search").iterdir())
+        assert ask("search", "a dog on grass", photos).out == found.out
+
+    def test_search_writes_json_of_the_best(self, ask, photos, tmp_path):
+        found = ask("search", "a dog", photos, "--top", 2, "--json", "--no-cache")
+        records = [json.loads(line) for line in found.out.splitlines()]
+        assert [record["rank"] for record in records] == [1, 2]
+        assert records[0]["log_prob"] >= records[1]["log_prob"]
+        assert not (tmp_path / "home").exists()
+
+    def test_rank(self, ask, photos, tmp_path):
+        file = tmp_path / "sentences.txt"
+        file.write_text("\n".join([*SENTENCES, "", SENTENCES[0]]))
+        found = ask("rank", photos / "a.png", "--sentences", file, "--top", 3)
+        lines = [line.split("\t") for line in found.out.splitlines()]
+        assert len(lines) == 3
+        assert {sentence for *_, sentence in lines} < set(SENTENCES)
+        assert (
+            ask(
+                "rank", photos / "a.png", "--sentences", file, "--background", photos, "--top", 3
+            ).out
+            != found.out
+        )
+
+    def test_words_that_the_model_does_not_know(self, ask, photos):
+        found = ask("search", "a zebra", photos)
+        assert found.code == 0
+        assert "zebra" in found.err
+        found = ask("search", "zebra", photos)
+        assert (found.code, found.out) == (2, "")
+        assert "knows no word of 'zebra'" in found.err
+
+    def test_a_broken_photo_is_named(self, ask, photos):
+        (photos / "a.png").write_bytes(b"no image")
+        found = ask("search", "a dog", photos)
+        assert found.code == 1
+        assert len(found.out.splitlines()) == 2
+        assert "a.png" in found.err
+        assert "1 of 3 images failed" in found.err
+
+    @pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe"])
+    def test_sentences_that_cannot_be_read(self, ask, photos, tmp_path, content):
+        file = tmp_path / "sentences.txt"
+        if content is not None:
+            file.write_bytes(content)
+        found = ask("rank", photos, "--sentences", file)
+        assert found.code == 2
+        assert str(file) in found.err
+        assert "hint: " in found.err
+
+    def test_options_that_exclude_each_other(self, ask, photos, tmp_path):
+        found = ask("search", "a dog", photos, "--cache", tmp_path, "--no-cache")
+        assert found.code == 2

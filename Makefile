@@ -31,6 +31,7 @@ check: .venv/.dev .venv/.docs
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/decoding.py --json benchmarks/decoding.json
 	@$(BIN)/python benchmarks/consensus.py --model flickr8k --json benchmarks/consensus.json
+	@$(BIN)/python benchmarks/retrieval.py --json benchmarks/retrieval.json
 
 clean:
 	rm -rf .venv

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         ProviderError,
         UsageError,
     )
+    from mrnn_runtime.gallery import Gallery, open_gallery
     from mrnn_runtime.hookspecs import hookimpl
+    from mrnn_runtime.search import Match, find_photos, rank_sentences
     from mrnn_runtime.types import (
         Candidate,
         Caption,
@@ -66,7 +68,9 @@ __all__ = [
     "EncodedImages",
     "Encoder",
     "Explainer",
+    "Gallery",
     "ImageError",
+    "Match",
     "MrnnError",
     "Neighbour",
     "PluginError",
@@ -81,10 +85,13 @@ __all__ = [
     "StepModel",
     "UsageError",
     "__version__",
+    "find_photos",
     "hookimpl",
     "load",
     "load_bundle",
     "load_references",
+    "open_gallery",
+    "rank_sentences",
 ]
 
 _MEMBERS = {
@@ -109,7 +116,9 @@ _MEMBERS = {
         "ProviderError",
         "UsageError",
     ),
+    "gallery": ("Gallery", "open_gallery"),
     "hookspecs": ("hookimpl",),
+    "search": ("Match", "find_photos", "rank_sentences"),
     "types": (
         "Candidate",
         "Caption",

@@ -12,6 +12,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -378,7 +379,7 @@ def _fit(
     if not config.reward:  # which is paid for in perplexity
         used.append(callbacks.EarlyStopping("dev_perplexity", patience=config.patience))
     if config.average:
-        used.append(callbacks.EMAWeightAveraging(decay=config.average))
+        used.append(callbacks.WeightAveraging(avg_fn=partial(_average, config.average)))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # One process reads from memory; Lightning would rather have worker processes.
@@ -409,3 +410,12 @@ def _fit(
         "dev_perplexity": round(scores["dev_perplexity"], 4),
     }
     return trainee, facts
+
+
+def _average(decay: float, average: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+    """One step of the weights' exponential average, which forgets the first ones sooner.
+
+    With the decay from the first step on, a short run would end with much of what it began with.
+    """
+    kept = torch.clamp((1 + count) / (10 + count), max=decay)
+    return average + (1 - kept) * (weight - average)

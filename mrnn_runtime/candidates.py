@@ -47,6 +47,14 @@ class Search:
     reranker: Reranker | None = None
     explain: bool = False
 
+    def within(self, spent: float) -> Search:
+        """Return the search with what is left of its deadline after ``spent`` seconds."""
+        limit = self.options.deadline_ms
+        if not limit:
+            return self
+        left = max(1, limit - round(1000 * spent))
+        return replace(self, options=replace(self.options, deadline_ms=left))
+
     def decode(self, model: StepModel, images: EncodedImages) -> list[list[Candidate]]:
         """Return the candidates of each image in the decoder's order, at least one.
 

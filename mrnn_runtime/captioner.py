@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +18,13 @@ from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import find_images, read_image
 from mrnn_runtime.manifest import TOKENIZER
 from mrnn_runtime.onnx_model import load_model
+from mrnn_runtime.pipeline import in_order
 from mrnn_runtime.plugins import manager
 from mrnn_runtime.types import Caption, CaptionCandidate, RerankOptions
 from mrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,9 +48,11 @@ def load(model: str | Path | None = None, *, provider: str = "auto", threads: in
         ProviderError: the provider that was named is not really there.
     """
     bundle = load_bundle(find_model(model))
-    encoder, step_model = load_model(bundle, provider=provider, threads=threads)
-    vocabulary = Vocabulary.load(bundle.file(TOKENIZER))
-    vocabulary.expect(bundle.vocabulary_size, bundle.tokens)
+    with ThreadPoolExecutor(1) as pool:  # graphs are prepared outside of Python's lock
+        graphs = pool.submit(load_model, bundle, provider=provider, threads=threads)
+        vocabulary = Vocabulary.load(bundle.file(TOKENIZER))
+        vocabulary.expect(bundle.vocabulary_size, bundle.tokens)
+        encoder, step_model = graphs.result()
     return Captioner(bundle, encoder, step_model, vocabulary)
 
 
@@ -104,7 +110,9 @@ class Captioner:
         self,
         paths: str | Path | Iterable[str | Path],
         *,
+        missing_ok: bool = False,
         batch_size: int = 4,
+        workers: int = 1,
         decoder: str | None = None,
         reranker: str | None = None,
         rerank: RerankOptions | None = None,
@@ -118,7 +126,8 @@ class Captioner:
         no_repeat_ngram: int | None = None,
         banned_words: Sequence[str] = (),
         prefix: str = "",
-    ) -> Iterator[Caption]:
+        deadline_ms: int | None = None,
+    ) -> Generator[Caption]:
         """Caption images, one result an image, in order, as they are ready.
 
         Arguments are checked at once; images are read as the results are asked for. An image that
@@ -127,7 +136,11 @@ class Captioner:
 
         Args:
             paths: files, and folders that are walked recursively.
-            batch_size: images per call of the encoder; no caption depends on it.
+            missing_ok: whether a path that does not exist gives a result with ``error`` set, as a
+                file that vanishes later does, instead of a UsageError.
+            batch_size: images that are worked on together, at most; no caption depends on it.
+            workers: threads that each work on a batch; no caption depends on it. For many images,
+                ``load(..., threads=1)`` and a worker a core is the fastest.
             decoder: the name of a decoder.
             reranker: the name of a reranker, or ``none``.
             rerank: how the reranker chooses.
@@ -141,6 +154,8 @@ class Captioner:
             no_repeat_ngram: no n-gram of this size occurs twice; 0 allows all.
             banned_words: words that no caption contains, beside those that the bundle bans.
             prefix: words that every caption starts with.
+            deadline_ms: milliseconds from the reading of a batch after which its captions are
+                returned as they are; reading and encoding are not cut short.
 
         Raises:
             UsageError: a path, a name or a word does not exist, or an option is out of range.
@@ -149,6 +164,8 @@ class Captioner:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
+        if workers < 1:
+            raise UsageError(f"workers must be at least 1, not {workers}")
         options = self.options(
             options,
             beam_size=beam_size,
@@ -159,14 +176,25 @@ class Captioner:
             no_repeat_ngram=no_repeat_ngram,
             banned_words=banned_words,
             prefix=prefix,
+            deadline_ms=deadline_ms,
         )
         search = self._search(decoder, reranker, options, rerank, explain=explain)
-        found = find_images([paths] if isinstance(paths, (str, Path)) else paths)
-        return (
-            caption
-            for start in range(0, len(found), batch_size)
-            for caption in self._batch(found[start : start + batch_size], search)
+        found = find_images(
+            [paths] if isinstance(paths, (str, Path)) else paths, missing_ok=missing_ok
         )
+        size = min(batch_size, -(-len(found) // workers)) or 1  # a few leave no worker idle
+        batches = (found[i : i + size] for i in range(0, len(found), size))
+        return self._captions(batches, search, workers)
+
+    def _captions(
+        self, batches: Iterable[Sequence[Path]], search: Search, workers: int
+    ) -> Generator[Caption]:
+        done = in_order(partial(self._batch, search=search), batches, workers)
+        try:
+            for captions in done:
+                yield from captions
+        finally:
+            done.close()
 
     def options(
         self,
@@ -180,6 +208,7 @@ class Captioner:
         no_repeat_ngram: int | None = None,
         banned_words: Sequence[str] = (),
         prefix: str = "",
+        deadline_ms: int | None = None,
     ) -> DecodeOptions:
         """Return ``base``, or the bundle's options, with what else is given put over them.
 
@@ -196,6 +225,7 @@ class Captioner:
             "no_repeat_ngram": no_repeat_ngram,
             "banned": (*defaults.banned, *self.vocabulary.ids_of(banned_words)),
             "prefix": self.vocabulary.ids_of(prefix.split()) or None,
+            "deadline_ms": deadline_ms,
         }
         given = {name: value for name, value in changes.items() if value is not None}
         return replace(defaults, **given)
@@ -279,11 +309,13 @@ class Captioner:
         )
 
     def _batch(self, paths: Sequence[Path], search: Search) -> list[Caption]:
+        began = time.monotonic()
         images = [self._read(path) for path in paths]
         pixels = [image for image in images if not isinstance(image, ImageError)]
         found: Iterator[Found] = iter(())
         if pixels:
-            found = iter(search.run(self.model, self.encoder.encode(np.stack(pixels))))
+            encoded = self.encoder.encode(np.stack(pixels))
+            found = iter(search.within(time.monotonic() - began).run(self.model, encoded))
         return [
             self._result(path, search, Found(), str(image))
             if isinstance(image, ImageError)

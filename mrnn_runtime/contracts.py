@@ -146,7 +146,10 @@ class StepModel(Protocol):
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A search for good captions; an image's result does not depend on its neighbours."""
+    """A search for good captions; an image's result does not depend on its neighbours.
+
+    One object decodes several batches at a time, in threads: it keeps nothing between two calls.
+    """
 
     def decode(
         self, model: StepModel, images: EncodedImages, options: DecodeOptions
@@ -157,7 +160,10 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Reranker(Protocol):
-    """An opinion on candidates, knowing the images."""
+    """An opinion on candidates, knowing the images.
+
+    One object scores several batches at a time, in threads: what it keeps, it does not change.
+    """
 
     def score(
         self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]

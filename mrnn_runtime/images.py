@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# The 108 megapixels of a phone pass, and need 324 MB; the limit holds before a pixel is decoded.
+# The 108 megapixels of a phone pass, and need 432 MB; the limit holds before a pixel is decoded.
 MAX_PIXELS = 128_000_000
+# Pixels that are converted at once: a large photo would be in memory several times otherwise.
+_STRIP = 4_000_000
 
 # Pillow tries every format it knows otherwise, and the rare ones are where its holes were.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -81,23 +83,25 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> list[Path]:
     """Return the images that the paths stand for, in the order of the paths.
 
     A file stands for itself, whatever its name. A folder stands for the files below it that have
     one of IMAGE_SUFFIXES, sorted; hidden ones are left out, and links to folders are not followed.
+    With ``missing_ok`` a path that is not there stands for itself too, and reading it will fail.
 
     Raises:
         UsageError: a path does not exist, a folder cannot be read or holds no image.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
+        # Unlike the methods of a Path, these take what may not be looked at for what is not there.
+        if os.path.isdir(path):
             found.extend(_walk(path))
-        elif path.is_file():
+        elif os.path.isfile(path) or (missing_ok and not os.path.exists(path)):
             found.append(path)
         else:
-            what = "is neither a file nor a folder" if path.exists() else "does not exist"
+            what = "is neither a file nor a folder" if os.path.exists(path) else "does not exist"
             raise UsageError(f"{path} {what}", hint="name image files, or folders of them")
     return found
 
@@ -162,15 +166,21 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         ImageError: there is no such file, or it is no image, damaged or too large.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
     try:
-        if not Path(path).stat().st_size:
-            raise ImageError(f"{path} is empty", hint="copy it again")
-        with _QUIET, Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path)
-            yield image
+        # Given a path, Pillow maps some files into memory, and the process dies if one is cut then.
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            if not before.st_size:
+                raise ImageError(f"{path} is empty", hint="copy it again")
+            with _QUIET, Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _too_large(path)
+                yield image
+            after = os.fstat(file.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise ImageError(f"{path} was written to while it was read", hint="do it again")
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -201,6 +211,17 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image  # converting would copy
+    rows = max(1, _STRIP // image.width)
+    if image.height <= rows:
+        return _strip_to_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(_strip_to_rgb(image.crop(box)), box)
+    return whole
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _from_deep(image).convert("RGB")
     if image.has_transparency_data:

@@ -86,6 +86,7 @@ _LEAST = {
     "no_repeat_ngram": 0,
     "top_k": 0,
     "seed": 0,
+    "deadline_ms": 0,
 }
 _RANGE = {"length_penalty": (0.0, 10.0), "temperature": (0.01, 100.0), "top_p": (1e-6, 1.0)}
 
@@ -115,6 +116,9 @@ class DecodeOptions:
         top_p: sample among the fewest best tokens that together hold this much probability; 1 is
             all.
         seed: where the random numbers start.
+        deadline_ms: milliseconds after which no caption grows: what is there by then is returned,
+            not ``finished`` perhaps, but a word at least; 0 is no deadline. The images of a batch
+            share it. With one, the same input need not give the same output.
 
     Raises:
         UsageError: a value is of the wrong type or out of range, or two do not fit together.
@@ -132,6 +136,7 @@ class DecodeOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    deadline_ms: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done, here and nowhere else."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import sys
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from mrnn_runtime.errors import UsageError
 EXAMPLES = """\b
 mrnn caption dog.jpg
 mrnn caption photos/ --format jsonl --output captions.jsonl
+mrnn caption photos/ --format jsonl --output captions.jsonl --resume
 mrnn caption photos/ --decoder greedy --ban man --ban woman
 mrnn caption dog.jpg --beam-size 10 --n-best 3
 mrnn caption dog.jpg --decoder sample --n-best 5 --seed 7
@@ -23,12 +25,14 @@ mrnn caption photos/ --beam-size 10 --reranker consensus-cider --report report.h
 """
 
 
+@results.stoppable()
 def caption(
     paths: Annotated[
         list[str],
         typer.Argument(
             metavar="PATH",
-            help="Images, and folders that are walked recursively.",
+            help="Images, and folders that are walked recursively; - reads them from stdin, one a "
+            "line.",
             show_default=False,
         ),
     ],
@@ -47,11 +51,23 @@ def caption(
             metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back, and it says so."
         ),
     ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Batches that are worked on at once, changes no caption; else one a core, and 1 "
+            "for one image.",
+        ),
+    ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", help="CPU threads of each graph; 0 chooses.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="CPU threads of each graph; 0 is one a core. Else 1, or 0 for one image.",
+        ),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="B", help="Images per call of the encoder; changes no caption.")
+        int, typer.Option(metavar="B", help="Images of a batch; changes no caption.")
     ] = 4,
     decoder: Annotated[
         str | None,
@@ -87,6 +103,13 @@ def caption(
     ] = None,
     no_repeat_ngram: Annotated[
         int | None, typer.Option(metavar="N", help="No n-gram of this size twice; 0 allows all.")
+    ] = None,
+    deadline_ms: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MS",
+            help="After so long, take what is there; a batch shares it. 0: no deadline.",
+        ),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -134,12 +157,22 @@ def caption(
         results.Format,
         typer.Option(
             "--format",
-            help="text: path, tab, caption. jsonl: one object an image.",
+            help="text: path, tab, caption. jsonl: one object an image. csv: one line an image.",
             rich_help_panel="Output",
         ),
     ] = results.Format.TEXT,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a file.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with --output, or with the sidecars: only what is not done yet."
+        ),
+    ] = False,
+    sidecar: Annotated[
+        results.Sidecar | None,
+        typer.Option(help="Also write photo.jpg.txt or photo.jpg.json beside each photo."),
     ] = None,
     report: Annotated[
         Path | None,
@@ -150,18 +183,25 @@ def caption(
 ) -> None:
     """Caption images, in order, one result an image.
 
-    An image that cannot be read is named on stderr (jsonl: gets an error record), the others go
-    on, and the exit code is 1. Options that are not given are those of the model.
+    An image that cannot be read is named on stderr (jsonl and csv: gets an error record), the
+    others go on, and the exit code is 1. Options that are not given are those of the model.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.images import find_images
+    from mrnn_runtime.pipeline import cores
     from mrnn_runtime.report import write_report
     from mrnn_runtime.types import RerankOptions
 
-    images = find_images(paths)
+    images = _images(paths)
+    if resume:
+        images = _rest(images, output, form, sidecar, report)
+    fresh = not (resume and output and output.exists() and output.stat().st_size)
     rerank = RerankOptions(
         k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
     )
+    # Many images are shared among the cores; only a single one gets all of them to itself.
+    alone = len(images) <= 1
+    threads = (0 if alone else 1) if threads is None else threads
+    workers = (1 if alone else cores() // (threads or 1) or 1) if workers is None else workers
     captioner = load(model, provider=provider, threads=threads)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
@@ -175,6 +215,7 @@ def caption(
         no_repeat_ngram=no_repeat_ngram,
         banned_words=ban or (),
         prefix=prefix,
+        deadline_ms=deadline_ms,
     )
     shown = options.n_best
     if (reranker or captioner.bundle.reranker or "none") == "none":
@@ -188,24 +229,83 @@ def caption(
         options = replace(options, n_best=max(options.n_best, options.beam_size))
     captions = captioner.caption(
         images,
+        missing_ok=True,  # what was there a moment ago, or what stdin names
         batch_size=batch_size,
+        workers=workers,
         decoder=decoder,
         reranker=reranker,
         rerank=rerank,
         explain=explain,
         options=options,
     )
-    show = results.show_json if form is results.Format.JSONL else results.show_text
-    failed = 0
-    with (
-        write_report(report) if report else nullcontext() as add,
-        results.lines_to(output) as write,
-    ):
-        for result in results.watched(captions, len(images)):
-            if add:
-                add(result)
-            show(replace(result, candidates=result.candidates[:shown]), write)
-            failed += result.error is not None
+    failed = done = 0
+    try:
+        with (
+            write_report(report) if report else nullcontext() as add,
+            results.records_to(output, append=resume) as write,
+            closing(captions),
+        ):
+            if fresh:
+                write(results.header(form))
+            for result in results.watched(captions, len(images)):
+                if add:
+                    add(result)
+                kept = replace(result, candidates=result.candidates[:shown])
+                # First what is beside the photo: who finds the record must find that as well.
+                if sidecar and kept.error is None:
+                    error = results.write_sidecar(kept, sidecar)
+                    kept = replace(kept, candidates=() if error else kept.candidates, error=error)
+                write(results.record(kept, form))
+                if kept.error is not None:
+                    failed += 1
+                    if form is results.Format.TEXT:
+                        speech.note(f"error: {kept.error}")
+                done += 1
+    except KeyboardInterrupt:
+        mend = "; --resume goes on" if output or sidecar else ""
+        speech.note(f"stopped after {done} of {len(images)} images{mend}")
+        raise
     if failed:
         speech.note(f"{failed} of {len(images)} images failed")
         raise typer.Exit(speech.SOME_IMAGES_FAILED)
+
+
+def _images(paths: list[str]) -> list[Path]:
+    """Return the images that are meant; one that stdin names need not exist."""
+    from mrnn_runtime.images import find_images
+
+    found: list[Path] = []
+    for path in paths:
+        if path != "-":
+            found += find_images([path])
+            continue
+        for line in sys.stdin:
+            named = Path(line.rstrip("\r\n"))
+            if line.strip():
+                found += find_images([named], missing_ok=True)
+    return found
+
+
+def _rest(
+    images: list[Path],
+    output: Path | None,
+    form: results.Format,
+    sidecar: results.Sidecar | None,
+    report: Path | None,
+) -> list[Path]:
+    """Return the images that are not done yet."""
+    if output:
+        if report:
+            raise UsageError(
+                "--report shows all images, --resume does only some", hint="leave one out"
+            )
+        done = results.resume(output, form, images)
+        rest = [image for image in images if str(image) not in done]
+    elif sidecar:
+        rest = [image for image in images if not results.sidecar(str(image), sidecar).exists()]
+    else:
+        raise UsageError(
+            "--resume does not know what is done", hint="name the results: --output or --sidecar"
+        )
+    speech.note(f"{len(images) - len(rest)} of {len(images)} images are done")
+    return rest

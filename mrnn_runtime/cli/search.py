@@ -124,7 +124,7 @@ def rank(
 
 
 def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
-    with results.lines_to(None) as write:
+    with results.records_to(None) as write:
         for place, match in enumerate(matches, start=1):
             if as_json:
                 record = {
@@ -134,10 +134,11 @@ def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
                     "log_prob": match.log_prob,
                     "score": match.score,
                 }
-                write(json.dumps(record))
+                write(json.dumps(record) + "\n")
             else:
                 parts = [f"{match.score:.2f}", str(match.path)]
-                write("\t".join([*parts, match.sentence] if named == "sentence" else parts))
+                parts += [match.sentence] if named == "sentence" else []
+                write("\t".join(parts) + "\n")
 
 
 def _tell_unknown(captioner: Captioner, sentences: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ Letters in shapes: n images, r rows, V vocabulary, k best, t words so far.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +27,8 @@ class Constraints:
     """The rules of one call of decode, and model steps that keep them.
 
     Never allowed: pad, bos, unk and the banned tokens; before ``min_length`` words the end sign;
-    words that would complete an n-gram of ``no_repeat_ngram`` words for the second time. Where a
+    words that would complete an n-gram of ``no_repeat_ngram`` words for the second time; after the
+    deadline any token, once there is a word, and the model is not asked any more. Where a
     step returns log-probabilities, those of forbidden tokens are -inf and the others are the
     model's own: what is forbidden takes no probability with it and leaves none to the rest.
 
@@ -34,12 +37,14 @@ class Constraints:
         options: the options.
         never: bool [V], True for tokens that are forbidden at every place.
         early: bool [V], the same and the end sign: what is forbidden before ``min_length``.
+        until: the deadline, on the clock of ``time.monotonic``.
     """
 
     model: StepModel
     options: DecodeOptions
     never: NDArray[np.bool_]
     early: NDArray[np.bool_]
+    until: float = math.inf
 
     @classmethod
     def of(cls, model: StepModel, options: DecodeOptions) -> Self:
@@ -65,7 +70,9 @@ class Constraints:
             raise UsageError(
                 f"banned forbids all {size - 4} words of the vocabulary", hint="ban fewer words"
             )
-        return cls(model=model, options=options, never=never, early=early)
+        limit = options.deadline_ms
+        until = time.monotonic() + limit / 1000 if limit else math.inf
+        return cls(model=model, options=options, never=never, early=early, until=until)
 
     def begin(self, images: EncodedImages) -> Hypotheses:
         """Return one hypothesis an image: the options' prefix, with its log-probability."""
@@ -98,6 +105,9 @@ class Constraints:
             The tokens, int64 [r, k], by falling log-probability, of equal ones the lower id first;
             their log-probabilities, float64 [r, k], -inf where forbidden; the model's new state.
         """
+        if self._is_late(rows):
+            nothing = np.full((len(rows), 1), -np.inf)
+            return np.zeros((len(rows), 1), np.int64), nothing, rows.state
         table, at, repeats = self._forbidden(rows.words)
         spare = int(np.count_nonzero(table)) + int(np.bincount(at).max(initial=0))
         scores, state = self.model.step(
@@ -118,12 +128,17 @@ class Constraints:
         Returns:
             The log-probabilities, float64 [r, V], -inf where forbidden; the model's new state.
         """
+        if self._is_late(rows):
+            return np.full((len(rows), self.model.vocabulary_size), -np.inf), rows.state
         table, at, repeats = self._forbidden(rows.words)
         scores, state = self.model.step(rows.last(self.model.tokens.bos), rows.state, 0, full=True)
         log_probs = _numbers(scores.log_probs)
         log_probs[:, table] = -np.inf
         log_probs[at, repeats] = -np.inf
         return log_probs, state
+
+    def _is_late(self, rows: Hypotheses) -> bool:
+        return rows.length > 0 and time.monotonic() >= self.until
 
     def _forbidden(
         self, words: NDArray[np.int64]

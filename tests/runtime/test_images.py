@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mrnn_runtime import images
 from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import MAX_PIXELS, find_images, read_image, thumbnail
 from mrnn_runtime.types import Preprocess
@@ -155,6 +156,18 @@ class TestRead:
             Image.fromarray(deep).save(tmp_path / name)
         found = read_image(tmp_path / name, SAME)
         assert found[3, [5, 15, 25]].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+    def test_a_large_photo_is_converted_in_strips(self, tmp_path, monkeypatch, mode):
+        numbers = np.random.default_rng(3).integers(0, 256, (2, 20, 30, 4), np.uint8)
+        image = Image.fromarray(numbers[0], "RGBA")
+        image = (
+            Image.fromarray(numbers[..., 0].astype(np.uint16)[0] * 257) if ";" in mode else image
+        )
+        image.convert(mode).save(tmp_path / "x.tif")
+        whole = read_image(tmp_path / "x.tif", SAME)
+        monkeypatch.setattr(images, "_STRIP", 100)
+        assert np.array_equal(read_image(tmp_path / "x.tif", SAME), whole)
 
     def test_numbers_without_a_range_are_refused(self, tmp_path):
         Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
@@ -426,3 +439,29 @@ class TestThumbnail:
         (tmp_path / "x.jpg").write_bytes(content)
         with pytest.raises(ImageError, match=r"x\.jpg"):
             thumbnail(tmp_path / "x.jpg", 16)
+
+
+def test_a_photo_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    """In a process of its own: were the file mapped into memory, it would die."""
+    code = """
+import os, sys
+from mrnn_runtime import images
+from mrnn_runtime.types import Preprocess
+path, upright = sys.argv[1], images._upright
+def cut(image):
+    image.load()
+    os.truncate(path, 100)
+    return upright(image)
+images._upright = cut
+try:
+    images.read_image(path, Preprocess(8, 8))
+except images.ImageError as error:
+    print(error)
+"""
+    path = tmp_path / "grey.pgm"
+    path.write_bytes(b"P5 2000 2000 255\n" + bytes(4_000_000))
+    child = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child
+    assert "was written to while it was read" in child.stdout

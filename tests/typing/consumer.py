@@ -30,7 +30,7 @@ from mrnn_runtime.decoding import Constraints, make_candidate, rank
 from mrnn_runtime.testing import Check, TableModel, checks_for, encoded_images, tiny_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     import typer
 
@@ -41,7 +41,7 @@ def caption_photos(folder: Path) -> list[str]:
     assert_type(captioner, Captioner)
     assert_type(captioner.bundle, Bundle)
     assert_type(load_bundle(folder).decode_options, DecodeOptions)
-    assert_type(captioner.caption(folder), Iterator[Caption])
+    assert_type(captioner.caption(folder), Generator[Caption])
     captioner.caption("a.jpg", beam_size=3, n_best=2, banned_words=["dog"], prefix="a man")
     captioner.caption([folder, "b.jpg"], options=DecodeOptions(max_length=9), decoder="sample")
     captioner.caption(folder, reranker="consensus-cider", rerank=RerankOptions(k=60), explain=True)

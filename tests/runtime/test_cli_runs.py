@@ -1,0 +1,312 @@
+"""Runs that people leave alone: formats, resuming, sidecars, stdin, signals, a full disk."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FORMATS = ("text", "jsonl", "csv")
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A folder with twelve photos, of which the third is broken."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8)).save(folder / f"{i:02}.png")
+    (folder / "02.png").write_bytes(b"broken")
+    return folder
+
+
+def paths_in(output, form):
+    """The paths of the good records, each record once."""
+    text = output.read_text()
+    match form:
+        case "text":
+            return [line.split("\t")[0] for line in text.splitlines()]
+        case "jsonl":
+            records = map(json.loads, text.splitlines())
+            return [r["path"] for r in records if "error" not in r]
+        case "csv":
+            return [row["path"] for row in csv.DictReader(io.StringIO(text)) if not row["error"]]
+
+
+class TestCsv:
+    def test_one_line_an_image(self, caption, many):
+        found = caption(many, "--format", "csv", "--n-best", 2)
+        rows = list(csv.DictReader(io.StringIO(found.out)))
+        records = map(json.loads, caption(many, "--format", "jsonl").out.splitlines())
+        for row, expected in zip(rows, records, strict=True):
+            assert row["path"] == expected["path"]
+            assert row["caption"] == expected.get("caption", "")
+            assert row["error"] == expected.get("error", "")
+            if "caption" in expected:
+                assert float(row["log_prob"]) == expected["log_prob"]
+                assert row["finished"] == str(expected["finished"]).lower()
+
+    def test_a_path_with_commas_quotes_and_lines(self, caption, many, tmp_path):
+        odd = many / 'a,"b"\nc.png'
+        (many / "00.png").rename(odd)
+        output = tmp_path / "out.csv"
+        caption(odd, "--format", "csv", "--output", output)
+        assert paths_in(output, "csv") == [str(odd)]
+        again = caption(odd, "--format", "csv", "--output", output, "--resume")
+        assert "1 of 1 images are done" in again.err
+        assert paths_in(output, "csv") == [str(odd)]
+
+
+class TestResume:
+    @pytest.mark.parametrize("form", FORMATS)
+    @pytest.mark.parametrize("cut", [0, 1, 5, 40, 90, 100])
+    def test_what_is_not_done_is_done(self, caption, many, tmp_path, form, cut):
+        output, whole = tmp_path / "out", tmp_path / "whole"
+        caption(many, "--format", form, "--output", whole)
+        data = whole.read_bytes()
+        output.write_bytes(data[: len(data) * cut // 100])
+        found = caption(many, "--format", form, "--output", output, "--resume")
+        assert found.code == 1, "one photo is still broken"
+        assert sorted(paths_in(output, form)) == paths_in(whole, form)
+        assert sorted(output.read_text().splitlines()) == sorted(whole.read_text().splitlines())
+        assert len(output.read_text().splitlines()) == len(whole.read_text().splitlines())
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_a_photo_that_was_mended_is_done_again(self, caption, many, tmp_path, form):
+        output = tmp_path / "out"
+        caption(many, "--format", form, "--output", output)
+        Image.new("RGB", (9, 9), "red").save(many / "02.png")
+        found = caption(many, "--format", form, "--output", output, "--resume")
+        assert found.code == 0
+        assert sorted(paths_in(output, form)) == sorted(map(str, many.iterdir()))
+        assert "broken" not in output.read_text()
+
+    def test_of_several_candidates_none_is_lost(self, caption, many, tmp_path):
+        output = tmp_path / "out"
+        options = ["--n-best", 3, "--output", output]
+        caption(many, *options)
+        whole = output.read_text().splitlines()
+        output.write_text("\n".join(whole[:7]) + "\n")  # the third image has one of three
+        caption(many, *options, "--resume")
+        assert sorted(output.read_text().splitlines()) == sorted(whole)
+
+    def test_nothing_is_written_twice_where_all_is_done(self, caption, many, tmp_path):
+        output = tmp_path / "out"
+        (many / "02.png").unlink()
+        for _ in range(2):
+            caption(many, "--format", "jsonl", "--output", output, "--resume")
+        before = output.stat()
+        found = caption(many, "--format", "jsonl", "--output", output, "--resume")
+        assert found.code == 0
+        assert "11 of 11 images are done" in found.err
+        assert output.stat().st_mtime_ns == before.st_mtime_ns
+        assert output.stat().st_ino == before.st_ino
+
+    @pytest.mark.parametrize(
+        ("written", "read"), [("text", "jsonl"), ("jsonl", "csv"), ("csv", "jsonl")]
+    )
+    def test_another_format_is_refused(self, caption, many, tmp_path, written, read):
+        output = tmp_path / "out"
+        caption(many, "--format", written, "--output", output)
+        before = output.read_bytes()
+        found = caption(many, "--format", read, "--output", output, "--resume")
+        assert found.code == 2
+        assert f"no results of --format {read}" in found.err
+        assert output.read_bytes() == before
+
+    @pytest.mark.parametrize("form", FORMATS)
+    @pytest.mark.parametrize("text", ["precious", '{"key": 1}', "p"])
+    def test_what_is_no_result_is_left_alone(self, caption, many, tmp_path, form, text):
+        output = tmp_path / "notes"
+        output.write_text(text)
+        begun = form == "csv" and text == "p"  # as path,caption,... begins
+        found = caption(many, "--format", form, "--output", output, "--resume")
+        assert found.code == (1 if begun else 2)
+        assert begun or output.read_text() == text
+
+    @pytest.mark.parametrize("form", FORMATS)
+    @pytest.mark.parametrize("name", ["a\nb.png", "a\tb.png", "é\n,b.png"])
+    def test_names_of_several_lines(self, caption, many, tmp_path, form, name):
+        (many / "01.png").rename(many / name)
+        output, whole = tmp_path / "out", tmp_path / "whole"
+        caption(many, "--format", form, "--output", whole)
+        data = whole.read_bytes()
+        for place in re.finditer(re.escape(name.split("b")[0].encode()), data):
+            output.write_bytes(data[: place.end()])
+            caption(many, "--format", form, "--output", output, "--resume")
+            assert sorted(output.read_bytes()) == sorted(data)
+
+    def test_a_link_and_its_permissions_stay(self, caption, many, tmp_path):
+        real, output = tmp_path / "real", tmp_path / "out"
+        output.symlink_to(real)
+        caption(many, "--output", output)
+        real.chmod(0o600)
+        caption(many, "--output", output, "--resume")
+        assert output.is_symlink()
+        assert real.stat().st_mode & 0o777 == 0o600
+        assert len(paths_in(real, "text")) == 11
+
+    def test_it_must_know_what_is_done(self, caption, many, tmp_path):
+        found = caption(many, "--resume")
+        assert found.code == 2
+        assert "--output or --sidecar" in found.err
+        report = ["--report", tmp_path / "r.html", "--output", tmp_path / "o"]
+        assert caption(many, "--resume", *report).code == 2
+
+    def test_without_it_the_file_is_written_anew(self, caption, many, tmp_path):
+        output = tmp_path / "out"
+        output.write_text("something else\n")
+        caption(many / "00.png", "--output", output)
+        assert paths_in(output, "text") == [str(many / "00.png")]
+
+
+class TestSidecar:
+    def test_text(self, caption, many):
+        found = caption(many, "--sidecar", "txt")
+        said = dict(line.split("\t") for line in found.out.splitlines())
+        assert len(said) == 11
+        for path, text in said.items():
+            assert Path(f"{path}.txt").read_text() == f"{text}\n"
+        assert not (many / "02.png.txt").exists()
+
+    def test_json_and_resume(self, caption, many):
+        found = caption(many, "--sidecar", "json", "--format", "jsonl")
+        for line in found.out.splitlines():
+            record = json.loads(line)
+            if "error" not in record:
+                assert json.loads(Path(f"{record['path']}.json").read_text()) == record
+        (many / "07.png.json").unlink()
+        again = caption(many, "--sidecar", "json", "--resume")
+        assert "10 of 12 images are done" in again.err
+        assert again.out.split("\t")[0] == str(many / "07.png")
+
+    def test_a_place_that_cannot_be_written(self, caption, many):
+        (many / "03.png.txt").mkdir()
+        found = caption(many / "03.png", many / "04.png", "--sidecar", "txt")
+        assert found.code == 1
+        assert "03.png.txt cannot be written" in found.err
+        assert [Path(line.split("\t")[0]).name for line in found.out.splitlines()] == ["04.png"]
+        assert (many / "04.png.txt").is_file()
+        assert not [p for p in many.iterdir() if p.name.startswith(".")]
+
+    def test_one_that_failed_is_made_again(self, caption, many, tmp_path):
+        output = tmp_path / "out"
+        options = ["--sidecar", "txt", "--format", "jsonl", "--output", output]
+        (many / "03.png.txt").mkdir()
+        caption(many, *options)
+        (many / "03.png.txt").rmdir()
+        assert "10 of 12 images are done" in caption(many, *options, "--resume").err
+        for path in paths_in(output, "jsonl"):
+            assert Path(f"{path}.txt").is_file()
+
+
+class TestStdin:
+    def test_paths_one_a_line(self, caption, many, monkeypatch):
+        lines = f"{many / '03.png'}\n\n{many / 'none.png'}\r\n{many}\n"
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        found = caption(many / "00.png", "-", "--format", "jsonl")
+        paths = [Path(json.loads(line)["path"]).name for line in found.out.splitlines()]
+        assert paths[:3] == ["00.png", "03.png", "none.png"]
+        assert len(paths) == 3 + 12
+        assert found.code == 1
+        assert "2 of 15 images failed" in found.err
+
+
+def test_a_name_that_is_too_long_is_one_record(caption, many, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'a' * 300}\n{many / '03.png'}\n"))
+    found = caption("-", "--format", "jsonl")
+    assert found.code == 1
+    assert ["error" in json.loads(line) for line in found.out.splitlines()] == [True, False]
+
+
+def test_workers_and_threads(caption, many):
+    found = {caption(many, "--workers", n, "--batch-size", b).out for n in (1, 3) for b in (1, 5)}
+    assert len(found) == 1
+    assert caption(many, "--workers", 0).code == 2
+
+
+def test_a_deadline(caption, many, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks) * 10.0)
+    found = caption(many, "--min-length", 5, "--deadline-ms", 500, "--format", "jsonl")
+    records = [json.loads(line) for line in found.out.splitlines()]
+    assert [len(r["caption"].split()) for r in records if "caption" in r] == [1] * 11
+    assert not any(r["finished"] for r in records if "caption" in r)
+
+
+def test_a_photo_that_cannot_be_opened(caption, many):
+    (many / "03.png").unlink()
+    (many / "03.png").symlink_to(many / "nowhere.png")
+    found = caption(many, "--format", "jsonl")
+    errors = [r for r in map(json.loads, found.out.splitlines()) if "error" in r]
+    assert [Path(r["path"]).name for r in errors] == ["02.png", "03.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk(caption, many):
+    found = caption(many, "--output", "/dev/full")
+    assert found.code == 3
+    assert "cannot write /dev/full: No space left" in found.err
+    assert "--resume" in found.err
+
+
+def test_a_disk_that_fills_up_leaves_whole_records(caption, many, tmp_path, monkeypatch):
+    """Half a record is written, then there is no room."""
+    output, write, calls = tmp_path / "out", os.write, []
+
+    def full(file, data):
+        calls.append(len(data))
+        if len(calls) == 5:
+            return write(file, data[: len(data) // 2])
+        if len(calls) == 6:
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr("os.write", full)
+    found = caption(many, "--format", "jsonl", "--output", output)
+    monkeypatch.undo()
+    assert found.code == 3
+    assert len([json.loads(line) for line in output.read_text().splitlines()]) == 4
+
+
+def test_a_signal_before_the_first_image(mrnn, many, monkeypatch, tiny_bundle):
+    monkeypatch.setattr(
+        "mrnn_runtime.captioner.load_bundle", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert mrnn("caption", many, "--model", tiny_bundle).code == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_records(tiny_bundle, many, tmp_path, sent):
+    output = tmp_path / "out.jsonl"
+    names = "\n".join(str(many / f"{i % 12:02}.png") for i in range(20_000))
+    command = [sys.executable, "-m", "mrnn_runtime", "caption", "-", "--model", str(tiny_bundle)]
+    command += ["--format", "jsonl", "--output", str(output), "--workers", "2"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        child.stdin.write(names)
+        child.stdin.close()
+        while child.poll() is None and not (output.exists() and output.stat().st_size > 5000):
+            time.sleep(0.02)
+        child.send_signal(sent)
+        message = child.stderr.read()
+        assert child.wait(60) == 130, message
+    assert "Traceback" not in message
+    assert "--resume" in message
+    data = output.read_text()
+    assert data.endswith("\n")
+    assert 0 < len([json.loads(line) for line in data.splitlines()]) < 20_000

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
+# A bundle that asks for more than this would keep a machine busy for ever, or fill its memory.
+MOST_PIXELS_A_SIDE = 4096
+MOST_OF_AN_OPTION = 1000
+_COSTLY = ("beam_size", "n_best", "min_length", "max_length")
 DTYPES = ("bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
 
 
@@ -179,6 +183,8 @@ def parse(folder: Path, top: Fields) -> Bundle:
 def _preprocess(top: Fields) -> Preprocess:
     node = top.fields("preprocess")
     height, width = node.integer("height"), node.integer("width")
+    if max(height, width) > MOST_PIXELS_A_SIDE:
+        raise top.wrong("preprocess", f"must ask for at most {MOST_PIXELS_A_SIDE} pixels a side")
     try:
         return Preprocess(height, width, node.text("resize"), node.text("interpolation"))
     except UsageError as error:
@@ -208,6 +214,8 @@ def _decode_options(decode: Fields, size: int) -> DecodeOptions:
                 options[key] = node.number(key)
             case int():
                 options[key] = node.integer(key)
+                if key in _COSTLY and options[key] > MOST_OF_AN_OPTION:
+                    raise node.wrong(key, f"must be at most {MOST_OF_AN_OPTION}")
             case _:
                 raise node.wrong(key, f"is no option; the options are {', '.join(known)}")
     try:

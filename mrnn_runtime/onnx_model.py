@@ -5,6 +5,7 @@ On the CPU and in float32, no result depends by a single bit on what else is in 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,22 @@ import numpy as np
 
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.manifest import same_tensors
-from mrnn_runtime.providers import resolve
+from mrnn_runtime.plain import check_plain
+from mrnn_runtime.providers import CUDA_GRAPHS, PROVIDERS, resolve
 from mrnn_runtime.sessions import make_session
 from mrnn_runtime.types import EncodedImages, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from mrnn_runtime.device import DeviceSession
     from mrnn_runtime.manifest import Bundle, GraphSpec, TensorSpec
     from mrnn_runtime.sessions import Session
     from mrnn_runtime.types import SpecialTokens
+
+_SIZES = (8, 4, 1)
 
 
 def load_model(
@@ -33,7 +38,8 @@ def load_model(
 
     Args:
         bundle: from ``load_bundle``.
-        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
+        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
+            fall back.
         threads: CPU threads that share one run; 0 takes one a core.
 
     Raises:
@@ -42,7 +48,12 @@ def load_model(
         BundleError: a graph does not load, or is not the one that bundle.json describes.
     """
     word = resolve(provider)
-    return OnnxEncoder(bundle, word, threads), OnnxStepModel(bundle, word, threads)
+    # Of the encoder, which runs once a photo, a CUDA graph would spare next to nothing.
+    for_encoder = "cuda" if word == CUDA_GRAPHS else word
+    with ThreadPoolExecutor(1) as pool:  # graphs are prepared outside of Python's lock
+        encoder = pool.submit(OnnxEncoder, bundle, for_encoder, threads)
+        model = OnnxStepModel(bundle, word, threads)
+        return encoder.result(), model
 
 
 class OnnxEncoder:
@@ -76,7 +87,11 @@ class OnnxEncoder:
             )
         names = [tensor.name for tensor in self._outputs]
         if len(images):
-            arrays = self._session.run(names, {self._image.name: images})
+            parts = [
+                self._session.run(names, {self._image.name: images[some]})
+                for some in _pieces(len(images))
+            ]
+            arrays = [np.concatenate(part) for part in zip(*parts, strict=True)]
         else:
             arrays = [_zeros(tensor, 0) for tensor in self._outputs]
         found = dict(zip(names, arrays, strict=True))
@@ -91,10 +106,11 @@ class OnnxState:
     """What the cell takes beside the token, for r rows; fulfils ``State``.
 
     Attributes:
-        arrays: by the cell's input, each [r, ...]: the image inputs and the recurrent states.
+        arrays: by the cell's input, each [r, ...]: the image inputs and the recurrent states; on a
+            GPU not arrays but DeviceRows.
     """
 
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, Any]
 
     def __len__(self) -> int:
         """Return r."""
@@ -113,7 +129,12 @@ class OnnxStepModel:
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
         self._bundle = bundle
-        self._session = _start(bundle, bundle.cell, provider, threads)
+        session = _start(bundle, bundle.cell, provider, threads)
+        self._session: Session | DeviceSession = session
+        if session.provider != PROVIDERS["cpu"]:
+            from mrnn_runtime.device import DeviceSession
+
+            self._session = DeviceSession(session, graphs=provider == CUDA_GRAPHS)
         self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
 
     @property
@@ -133,12 +154,13 @@ class OnnxStepModel:
 
     def start(self, images: EncodedImages) -> OnnxState:
         """Return the state before the start sign: one row an image, in order."""
-        arrays = {name: images.inputs[name] for name in self._bundle.image_inputs}
+        place = self._session.place
+        arrays = {name: place(images.inputs[name]) for name in self._bundle.image_inputs}
         for state in self._bundle.state:
             if state.init == "zeros":
-                arrays[state.input] = _zeros(self._specs[state.input], len(images))
+                arrays[state.input] = place(_zeros(self._specs[state.input], len(images)))
             else:
-                arrays[state.input] = images.inputs[state.init]
+                arrays[state.input] = place(images.inputs[state.init])
         return OnnxState(arrays)
 
     def step(
@@ -168,7 +190,7 @@ class OnnxStepModel:
         after = [spec.output for spec in self._bundle.state]
         feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
         names = [*best, *rest, *after]
-        found = dict(zip(names, self._session.run(names, feeds), strict=True))
+        found = dict(zip(names, self._session.run(names, feeds, after), strict=True))
         scores = Scores(
             ids=found["best_ids"] if k else np.empty((rows, 0), np.int64),
             values=found["best_values"] if k else np.empty((rows, 0), np.float32),
@@ -224,7 +246,7 @@ class OnnxReadout:
     def states(self, state: OnnxState) -> dict[str, NDArray[Any]]:
         """Return the arrays of a state that the graph reads, each [t, ...]; no image inputs."""
         names = [spec.input for spec in self._bundle.state if spec.input in self._inputs]
-        return {name: state.arrays[name] for name in names}
+        return {name: np.asarray(state.arrays[name]) for name in names}
 
     def log_probs(
         self,
@@ -244,9 +266,23 @@ class OnnxReadout:
         return found
 
 
+def _pieces(count: int) -> Iterator[slice]:
+    """Cut ``count`` images into pieces of few sizes.
+
+    ONNX Runtime keeps memory for every shape that it has met, half a gigabyte of it where any
+    number of images may come; and larger pieces gain nothing on a CPU.
+    """
+    start = 0
+    for size in _SIZES:
+        while count - start >= size:
+            yield slice(start, start + size)
+            start += size
+
+
 def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Session:
     """Start a graph and hold it against what bundle.json says of it."""
     path = bundle.file(graph.file)
+    check_plain(path)
     session = make_session(path, provider, threads)
     for kind, found, wanted in (
         ("inputs", session.inputs, graph.inputs),

@@ -13,12 +13,17 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-from contextlib import redirect_stdout
+import os
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -26,10 +31,16 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+# CUDA, with the steps of a decoder captured once and replayed.
+CUDA_GRAPHS = "cuda-graphs"
+
 # With TF32, its default, CUDA keeps ten bits of each factor, and captions differ from the CPU's.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _BOTH_WHEELS = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of "
 _EXTRAS = '"mrnn-runtime[cpu]" and "mrnn-runtime[gpu]"'
+
+# Two threads that turn stdout aside and back again at the same time would lose it for good.
+_ONE_STDOUT = Lock()
 
 _log = logging.getLogger("mrnn_runtime")
 
@@ -60,8 +71,8 @@ def resolve(word: str) -> str:
     """
     if word == "auto":
         return _best()
-    if word not in PROVIDERS:
-        words = ("auto", *PROVIDERS)
+    words = ("auto", *PROVIDERS, CUDA_GRAPHS)
+    if word not in words:
         close = difflib.get_close_matches(word.lower(), words, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(words)}"
         raise UsageError(f"unknown provider {word!r}", hint=hint)
@@ -95,8 +106,9 @@ def probe(word: str) -> ProbeResult:
         listed = PROVIDERS[word] in ort.get_available_providers()
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        session = _create(_doubling_model(), word, options)
-        (result,) = session.run(["y"], {"x": np.ones(1, np.float32)})
+        session = _create(small_model("Add", {"x": (1, 1), "z": (1, 1)}, (1, 1)), word, options)
+        one = np.ones(1, np.float32)
+        (result,) = session.run(["y"], {"x": one, "z": one})
     except ProviderError as error:
         return ProbeResult(word, listed, False, str(error))
     except Exception as error:  # the exceptions of ONNX Runtime share no base
@@ -105,12 +117,12 @@ def probe(word: str) -> ProbeResult:
     return ProbeResult(word, listed, works, "" if works else f"1 + 1 is {result[0]} on it")
 
 
-def open_session(model: str, word: str, options: Any) -> Any:  # noqa: ANN401
+def open_session(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     """Create a session that runs on the named provider and falls back to nothing.
 
     Args:
-        model: the path of an ONNX file.
-        word: ``cpu``, ``cuda`` or ``tensorrt``.
+        model: the path of an ONNX file, or its content.
+        word: ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``.
         options: an ``onnxruntime.SessionOptions``.
 
     Returns:
@@ -125,11 +137,11 @@ def open_session(model: str, word: str, options: Any) -> Any:  # noqa: ANN401
     except ProviderError:
         raise
     except Exception as error:
-        found = probe(word)
+        found = probe("cuda" if word == CUDA_GRAPHS else word)
         if not found.works:
             raise ProviderError(f"{word} does not work: {found.detail}") from error
         raise BundleError(
-            f"{model} does not load on {word}: {one_line(error)}",
+            f"{model!s:.300} does not load on {word}: {one_line(error)}",
             hint="export the bundle again, or upgrade ONNX Runtime",
         ) from error
 
@@ -170,21 +182,25 @@ def one_line(error: object) -> str:
 def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     """Create a session and make sure of its provider; what ONNX Runtime raises passes through."""
     ort = load_onnxruntime()
-    name = PROVIDERS[word]
+    name = PROVIDERS["cuda" if word == CUDA_GRAPHS else word]
     if name not in ort.get_available_providers():
         raise ProviderError(f"{name} is not in the ONNX Runtime that is installed", hint=_mend())
-    stack: list[Any] = [(name, _CUDA_OPTIONS) if word == "cuda" else name]
-    if word == "tensorrt":
-        stack.append((PROVIDERS["cuda"], _CUDA_OPTIONS))
+    stack: list[Any] = [name]
+    match word:
+        case "cuda":
+            stack = [(name, _CUDA_OPTIONS)]
+        case "cuda-graphs":
+            stack = [(name, {**_CUDA_OPTIONS, "enable_cuda_graph": "1"})]
+        case "tensorrt":
+            stack = [(name, _tensorrt_options()), (PROVIDERS["cuda"], _CUDA_OPTIONS)]
     if word != "cpu":
         stack.append(PROVIDERS["cpu"])
-    # ONNX Runtime prints its complaints to stdout, which is for results.
-    with redirect_stdout(io.StringIO()) as complaints:
-        if word != "cpu" and hasattr(ort, "preload_dlls"):
-            try:
-                ort.preload_dlls()
-            except Exception as error:  # libraries found elsewhere may do; the session will tell
-                complaints.write(f"{error}\n")
+    complaints = io.StringIO()
+    with ExitStack() as quiet:
+        if word != "cpu":  # ONNX Runtime prints its complaints to stdout, which is for results
+            quiet.enter_context(_ONE_STDOUT)
+            quiet.enter_context(redirect_stdout(complaints))
+            _preload(ort, complaints)
         session = ort.InferenceSession(
             model, sess_options=options, providers=stack, enable_fallback=0
         )
@@ -200,6 +216,28 @@ def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
             + 'pip install "onnxruntime-gpu[cuda,cudnn]"',
         )
     return session
+
+
+def _preload(ort: Any, complaints: io.StringIO) -> None:  # noqa: ANN401
+    """Load the CUDA libraries that were installed as Python packages."""
+    if hasattr(ort, "preload_dlls"):
+        try:
+            ort.preload_dlls()
+        except Exception as error:  # libraries found elsewhere may do; the session will tell
+            complaints.write(f"{error}\n")
+
+
+def _tensorrt_options() -> dict[str, str]:
+    """Keep engines, which take minutes to build, where MRNN_TENSORRT_CACHE says, if it does."""
+    folder = os.environ.get("MRNN_TENSORRT_CACHE")
+    if not folder:
+        return {}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
 
 
 def _is_installed(distribution: str) -> bool:
@@ -223,26 +261,32 @@ def _mend() -> str:
     return f"reinstall it: {_BOTH_WHEELS}{_EXTRAS}"
 
 
-def _doubling_model() -> bytes:
-    """Return an ONNX model, y = x + x for x float32 [1], encoded by hand: onnx is no dependency.
+def small_model(op: str, inputs: Mapping[str, tuple[int, int]], output: tuple[int, int]) -> bytes:
+    """Return an ONNX model of one node, encoded by hand: onnx is no dependency.
 
     A protobuf message is a row of fields, each a key (number << 3 | kind) and a value; a value of
     kind 2 (a text or a message) has its length in front, one of kind 0 (a small number) is a byte.
+
+    Args:
+        op: what the node computes, as it is without attributes.
+        inputs: by name the type of the elements, as ONNX numbers it, and the number of dimensions.
+        output: the same of the output, whose name is y.
     """
 
     def number(field: int, value: int) -> bytes:
         return bytes((field << 3, value))
 
     def part(field: int, value: bytes) -> bytes:
-        return bytes((field << 3 | 2, len(value))) + value
+        size = len(value)
+        length = bytes((size,)) if size < 128 else bytes((size % 128 | 128, size // 128))
+        return bytes((field << 3 | 2,)) + length + value
 
-    one = part(1, number(1, 1))  # TensorShapeProto{dim{dim_value: 1}}
-    kind = part(1, number(1, 1) + part(2, one))  # TypeProto{tensor_type{elem_type: FLOAT, shape}}
-    node = part(1, b"x") + part(1, b"x") + part(2, b"y") + part(4, b"Add")
-    graph = (
-        part(1, node)
-        + part(2, b"double")
-        + part(11, part(1, b"x") + part(2, kind))
-        + part(12, part(1, b"y") + part(2, kind))
-    )
+    def tensor(name: str, element: int, dimensions: int) -> bytes:
+        shape = b"".join(part(1, part(2, f"{name}{i}".encode())) for i in range(dimensions))
+        return part(1, name.encode()) + part(2, part(1, number(1, element) + part(2, shape)))
+
+    node = b"".join(part(1, name.encode()) for name in inputs) + part(2, b"y")
+    graph = part(1, node + part(4, op.encode())) + part(2, b"small")
+    graph += b"".join(part(11, tensor(name, *facts)) for name, facts in inputs.items())
+    graph += part(12, tensor("y", *output))
     return number(1, 8) + part(7, graph) + part(8, number(2, 14))  # ir_version, opset_import

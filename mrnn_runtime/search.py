@@ -5,12 +5,12 @@ Letters in shapes: n images, s sentences, b background images.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrnn_runtime.archives import read_archive
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.scorer import load_scorer
 from mrnn_runtime.types import EncodedImages
@@ -148,16 +148,14 @@ def load_background(bundle: Bundle) -> EncodedImages:
     names = [*bundle.image_inputs, *(s.init for s in bundle.state if s.init != "zeros")]
     inputs: dict[str, NDArray[Any]] = {}
     try:
-        file = bundle.file(BACKGROUND)
-        # np.load leaves a file open that it opened itself and found damaged.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            for name in names:
-                inputs[name] = archive[name].astype(specs[name].dtype)
-                if inputs[name].shape[1:] != specs[name].shape[1:] or not len(inputs[name]):
-                    raise ValueError(f"{name} is {list(inputs[name].shape)}")
+        archive = read_archive(bundle.file(BACKGROUND))
+        for name in names:
+            inputs[name] = archive[name].astype(specs[name].dtype)
+            if inputs[name].shape[1:] != specs[name].shape[1:] or not len(inputs[name]):
+                raise ValueError(f"{name} is {list(inputs[name].shape)}")
         if len({len(array) for array in inputs.values()}) != 1:
             raise ValueError("its arrays have different lengths")
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise BundleError(
             f"{bundle.file(BACKGROUND)} is damaged: {error}", hint="export the bundle again"
         ) from error

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.errors import BundleError, ProviderError, UsageError
+from mrnn_runtime.errors import BundleError, MrnnError, ProviderError, UsageError
 from mrnn_runtime.manifest import TensorSpec
-from mrnn_runtime.providers import PROVIDERS, load_onnxruntime, one_line, open_session, resolve
+from mrnn_runtime.providers import (
+    PROVIDERS,
+    load_onnxruntime,
+    one_line,
+    open_session,
+    resolve,
+    small_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-_DTYPES = {
-    "tensor(bool)": "bool",
-    "tensor(double)": "float64",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
+# By the names that ONNX Runtime gives to types of tensors: numpy's name, and ONNX's number.
+_TYPES = {
+    "tensor(bool)": ("bool", 9),
+    "tensor(double)": ("float64", 11),
+    "tensor(float)": ("float32", 1),
+    "tensor(float16)": ("float16", 10),
+    "tensor(int32)": ("int32", 6),
+    "tensor(int64)": ("int64", 7),
+    "tensor(int8)": ("int8", 3),
+    "tensor(uint8)": ("uint8", 2),
 }
 
 
@@ -45,8 +53,19 @@ class Session:
         self.inputs = tuple(map(_tensor, session.get_inputs()))
         self.outputs = tuple(map(_tensor, session.get_outputs()))
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def place(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return rows, [r, ...], where the graph wants them: as they are."""
+        return array
+
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]], kept: Sequence[str] = ()
+    ) -> list[NDArray[Any]]:
         """Compute the outputs that are named, at least one; others are not copied out.
+
+        Args:
+            outputs: their names.
+            feeds: the inputs.
+            kept: outputs that go back into the graph only, which makes no difference here.
 
         Raises:
             BundleError: the graph fails on the CPU.
@@ -55,11 +74,19 @@ class Session:
         try:
             return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:  # the exceptions of ONNX Runtime share no base
-            message = f"{self._path} failed on {self.provider}: {one_line(error)}"
-            if self.provider == PROVIDERS["cpu"]:
-                raise BundleError(message, hint="check the bundle with mrnn verify") from error
-            hint = "take smaller batches, or another provider"
-            raise ProviderError(message, hint=hint) from error
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> MrnnError:
+        """Return what a failure of the graph is to us."""
+        message = f"{self._path} failed on {self.provider}: {one_line(error)}"
+        if self.provider == PROVIDERS["cpu"]:
+            return BundleError(message, hint="check the bundle with mrnn verify")
+        return ProviderError(message, hint="take smaller batches, or another provider")
+
+    @property
+    def native(self) -> Any:  # noqa: ANN401
+        """The ``onnxruntime.InferenceSession``."""
+        return self._session
 
 
 def make_session(path: Path, provider: str, threads: int = 0) -> Session:
@@ -67,7 +94,8 @@ def make_session(path: Path, provider: str, threads: int = 0) -> Session:
 
     Args:
         path: the file; its external data lie beside it.
-        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
+        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
+            fall back.
         threads: CPU threads that share one run; 0 takes one a core.
 
     Raises:
@@ -78,6 +106,28 @@ def make_session(path: Path, provider: str, threads: int = 0) -> Session:
     if threads < 0:
         raise UsageError(f"threads must not be negative, not {threads}")
     word = resolve(provider)
+    return Session(open_session(str(path), word, _options(threads)), path)
+
+
+def gather_session(kind: str, dimensions: int, provider: str) -> Session:
+    """Create a session that takes rows: x [r, ...] of any size, rows int64 [s] -> y [s, ...].
+
+    Args:
+        kind: of x, ``tensor(float)`` for example.
+        dimensions: of x.
+        provider: ``cuda``, say.
+
+    Raises:
+        ProviderError: the provider is not really there.
+    """
+    _, number = _TYPES[kind]
+    _, whole = _TYPES["tensor(int64)"]
+    facts = (number, dimensions)
+    model = small_model("Gather", {"x": facts, "rows": (whole, 1)}, facts)
+    return Session(open_session(model, provider, _options(1)), Path("the gather of rows"))
+
+
+def _options(threads: int) -> Any:  # noqa: ANN401 - an onnxruntime.SessionOptions
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -87,9 +137,10 @@ def make_session(path: Path, provider: str, threads: int = 0) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # What matters becomes an exception; the rest would only mix with our own output.
     options.log_severity_level = 4
-    return Session(open_session(str(path), word, options), path)
+    return options
 
 
 def _tensor(node: Any) -> TensorSpec:  # noqa: ANN401 - an onnxruntime.NodeArg
     shape = tuple(size if isinstance(size, int) else str(size or "?") for size in node.shape)
-    return TensorSpec(node.name, _DTYPES.get(node.type, node.type), shape)
+    dtype, _ = _TYPES.get(node.type, (node.type, 0))
+    return TensorSpec(node.name, dtype, shape)

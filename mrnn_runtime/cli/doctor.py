@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,21 @@ from mrnn_runtime.plugins import manager
 
 if TYPE_CHECKING:
     from mrnn_runtime.providers import ProbeResult
+
+# What makes a difference to ONNX Runtime, by the names that Linux has for it.
+_FEATURES = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_vnni": "avx512-vnni",
+    "avx_vnni": "avx-vnni",
+    "amx_int8": "amx-int8",
+    "asimd": "neon",
+    "asimddp": "dot-product",
+    "i8mm": "i8mm",
+    "sve": "sve",
+}
+# A caption with the largest image and beam that are usual takes less.
+_LEAST_MB = 400
 
 
 def doctor(
@@ -28,21 +44,26 @@ def doctor(
     from importlib.metadata import version
 
     from mrnn_runtime import __version__, providers
+    from mrnn_runtime.pipeline import cores
 
     wheels = {name: version(name) for name in providers.wheels()}
     probes = [providers.probe(word) for word in providers.PROVIDERS]
     models = list(manager().components("models"))
     works = [probe.word for probe in probes if probe.works]
-    problems = _problems(list(wheels), probes, models)
+    problems = _problems(list(wheels), probes, models) + _limits()
     ready = "cpu" in works
+    memory = _memory()
     facts: dict[str, object] = {
         "mrnn-runtime": __version__,
         "python": f"{platform.python_version()} {platform.python_implementation()}",
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "threads": cores(),
+        "cpu-features": _features(),
+        "memory": memory,
         "onnxruntime": wheels,
-        "providers": [asdict(probe) for probe in probes],
         "models": models,
+        "providers": [asdict(probe) for probe in probes],
         "problems": problems,
         "ready": ready,
     }
@@ -51,7 +72,9 @@ def doctor(
     else:
         facts["onnxruntime"] = ", ".join(f"{name} {wheels[name]}" for name in wheels)
         facts["models"] = ", ".join(models)
-        for name in ("mrnn-runtime", "python", "platform", "cpus", "onnxruntime", "models"):
+        facts["cpu-features"] = " ".join(_features()) or "unknown"
+        facts["memory"] = ", ".join(f"{value} MB {name}" for name, value in memory.items())
+        for name in list(facts)[:9]:
             typer.echo(f"{name:14}{facts[name] or 'none'}")
         for probe in probes:
             typer.echo(f"{probe.word:14}{'works' if probe.works else f'no: {probe.detail}'}")
@@ -85,3 +108,60 @@ def _problems(wheels: list[str], probes: list[ProbeResult], models: list[str]) -
         if report.error
     ]
     return problems
+
+
+def _limits() -> list[str]:
+    """Return where the machine, or the container, holds captioning back, each with its mend."""
+    problems = []
+    from mrnn_runtime.pipeline import cores
+
+    threads, quota = cores(), _cpu_quota()
+    if quota and quota < threads:
+        problems.append(
+            f"the container may use {quota:g} of {threads} CPUs, and threads wait for each other:"
+            f" --workers {max(1, int(quota))} --threads 1"
+        )
+    available = _memory().get("available", _LEAST_MB)
+    if available < _LEAST_MB:
+        problems.append(
+            f"only {available} MB of memory are available: --decoder greedy --batch-size 1"
+        )
+    return problems
+
+
+def _cpu_quota() -> float | None:
+    """Return how many CPUs the control group pays for, where it says."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() else None
+
+
+def _features() -> list[str]:
+    """Return what the CPU can do that matters here; empty where the system does not say."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return [word for flag, word in _FEATURES.items() if flag in flags.split()]
+    return []
+
+
+def _memory() -> dict[str, int]:
+    """Return the memory in MB, ``total`` and ``available``; empty where the system does not say."""
+    lines = dict(line.split(":") for line in _read("/proc/meminfo").splitlines())
+    kilobytes = {
+        name: int(lines[key].split()[0])
+        for name, key in (("total", "MemTotal"), ("available", "MemAvailable"))
+        if key in lines
+    }
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{what}").strip() for what in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        kilobytes["total"] = min(kilobytes.get("total", int(limit)), int(limit) // 1024)
+        free = (int(limit) - int(used)) // 1024
+        kilobytes["available"] = min(kilobytes.get("available", free), free)
+    return {name: value // 1024 for name, value in kilobytes.items()}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -18,6 +18,7 @@ _HEAVY_COMMANDS = {
     "train": "Train a captioner",
     "export": "Make a bundle of a training run",
     "evaluate": "Measure a bundle on a data set",
+    "quantize": "Make a smaller and faster bundle of int8",
     "index": "Build references for consensus reranking",
 }
 

@@ -35,6 +35,7 @@ FORMAT_VERSION = 1
 MANIFEST = "references.json"
 IMAGES = "images.json"
 FOLDER = "references"  # of a bundle
+_MOST_WORDS = 2**16  # of a caption; tables of that length are made
 _HINT = "copy the references again, or build them again with mrnn index build"
 
 _log = logging.getLogger(__name__)
@@ -261,7 +262,7 @@ def _check_arrays(references: References, top: Fields) -> None:
     images, captions = top.integer("images"), top.integer("captions")
     feature = top.fields("feature")
     whole = ("uint8", "uint16", "uint32", "uint64")
-    positions, frequent = len(references.ngrams), len(references.frequencies.ngrams)
+    positions, frequent = references.ngrams.size, references.frequencies.ngrams.size
     wanted: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         "features": ((feature.text("dtype"),), (images, feature.integer("size"))),
         "steps": (("float32",), (images,)),
@@ -280,7 +281,14 @@ def _check_arrays(references: References, top: Fields) -> None:
         for name, (dtypes, shape) in wanted.items()
     }
     fits["images"] = len(references) == images
-    fits["first_caption"] &= fits["images"] and int(references.first_caption[-1]) == captions
-    fits["first_ngram"] &= int(references.first_ngram[-1]) == positions
+    fits["images"] &= all(isinstance(name, str) for name in references.images)
+    fits["first_caption"] = fits["first_caption"] and _rises(references.first_caption, captions)
+    fits["first_ngram"] = fits["first_ngram"] and _rises(references.first_ngram, positions)
+    fits["lengths"] = fits["lengths"] and int(references.lengths.max()) <= _MOST_WORDS
     if wrong := [name for name, fine in fits.items() if not fine]:
         raise top.wrong("files", f"do not fit together: {', '.join(wrong)}")
+
+
+def _rises(first: NDArray[np.unsignedinteger[Any]], last: int) -> bool:
+    """Tell whether numbers start at 0, never fall and end at ``last``, as bounds of ranges do."""
+    return int(first[0]) == 0 and int(first[-1]) == last and bool((first[1:] >= first[:-1]).all())

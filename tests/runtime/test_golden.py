@@ -1,6 +1,7 @@
 """Golden vectors: an intact model reproduces them, anything else is noticed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,7 @@ def test_other_weights_are_noticed(make_tiny_bundle):
         {"token": np.full((4, 3), 1)},
         {"log_probs": np.zeros((4, 2, 13), np.float32)},
         {"log_probs": np.full((4, 2, 12), "x")},
+        {"token": np.ones(2**22, np.int64)},
         {"image": np.array([{}, {}], object)},
     ],
     ids=str,
@@ -90,6 +92,15 @@ def test_other_weights_are_noticed(make_tiny_bundle):
 def test_vectors_that_are_not_of_this_model(tiny_copy, changes):
     record(tiny_copy, **changes)
     with pytest.raises(BundleError, match=r"golden\.npz cannot be replayed"):
+        replay(tiny_copy)
+
+
+def test_a_few_bytes_that_unpack_to_many(tiny_copy):
+    np.savez_compressed(tiny_copy / GOLDEN, **arrays_of(tiny_copy), more=np.zeros(2**26, np.uint8))
+    seal(tiny_copy)
+    with pytest.raises(
+        BundleError, match=r"golden\.npz cannot be replayed: it holds more than 64 MB"
+    ):
         replay(tiny_copy)
 
 
@@ -106,3 +117,28 @@ def test_a_bundle_without_them(tiny_copy):
     seal(tiny_copy)
     with pytest.raises(BundleError, match=r"holds no golden\.npz"):
         replay(tiny_copy)
+
+
+@pytest.mark.parametrize(
+    ("precision", "provider", "change", "ok"),
+    [
+        ("int8", "CPUExecutionProvider", 0.1, True),
+        ("int8", "CPUExecutionProvider", 0.5, False),
+        ("fp32", "CPUExecutionProvider", 1e-3, False),
+        ("fp32", "CUDAExecutionProvider", 1e-3, True),
+        ("fp32", "CUDAExecutionProvider", 0.1, False),
+        ("something new", "CPUExecutionProvider", 0.1, True),
+    ],
+)
+def test_what_is_allowed_depends_on_the_precision_and_the_provider(
+    tiny_copy, precision, provider, change, ok
+):
+    array = arrays_of(tiny_copy)["log_probs"]
+    array.flat[-1] += np.float32(change)
+    record(tiny_copy, log_probs=array)
+    manifest = json.loads((tiny_copy / "bundle.json").read_text())
+    write_manifest(tiny_copy, manifest | {"precision": precision})
+    bundle = load_bundle(tiny_copy)
+    encoder, model = load_model(bundle, "cpu", threads=1)
+    elsewhere = SimpleNamespace(encode=encoder.encode, provider=provider)
+    assert replay_golden(bundle, elsewhere, model).ok is ok

@@ -1,14 +1,51 @@
-"""Write docs/results.md from the JSON that ``mrnn evaluate --json`` left in results/."""
+"""Write docs/results.md and its figures from the JSON in results/.
+
+    python docs/results.py --add RUN...     first copy what finished runs of mrnn train say
+
+``mrnn evaluate --json`` writes the other files there, but for ablations.md, which a person writes.
+Needs matplotlib (the extra ``results``).
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAPER = "*paper, m-RNN-AlexNet, greedy* | *24.39* | *.565* | *.386* | *.256* | *.170* | | | "
+RESULTS = HERE.parent / "results"
+FIGURES = HERE / "figures"
 MEASURES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+RANKS = ("R@1", "R@5", "R@10", "Med r")
+# The order of the page. What is not here comes last.
+SYSTEMS = (
+    "flickr8k",
+    "m-rnn-plain",
+    "m-rnn",
+    "m-rnn-2",
+    "m-rnn-shared",
+    "rnn-base",
+    "rnn-base-2",
+    "simple-rnn",
+    "gru",
+    "lstm",
+    "nic",
+    "lrcn",
+    "deepvs",
+)
+# Table 9 of the paper, Flickr30K with VGG features: name there, BLEU-1 to 4.
+ABLATIONS = {
+    "m-rnn": ("m-RNN", ".600 .412 .278 .187"),
+    "m-rnn-no-emb-input": ("NoEmbInput", ".592 .408 .277 .188"),
+    "m-rnn-one-layer-emb": ("OneLayerEmb", ".594 .406 .274 .184"),
+    "m-rnn-emb-one-input": ("EmbOneInput", ".590 .406 .274 .185"),
+    "m-rnn-vis-in-rnn": ("visInRnn", ".466 .267 .157 .101"),
+    "m-rnn-vis-in-rnn-both": ("visInRnn-both", ".546 .333 .191 .120"),
+    "m-rnn-vis-in-rnn-both-shared": ("visInRnn-both-shared", ".478 .279 .171 .110"),
+}
 HEAD = """\
 <!-- Written by docs/results.py; run it again after mrnn evaluate --json has written to results/.
 -->
@@ -16,57 +53,282 @@ HEAD = """\
 # Results
 
 Flickr8k, the official test split: 1,000 photos, five captions each. Every row is one run of `mrnn
-evaluate` on an exported bundle; the commands are below, the figures with versions in `results/`.
-Settings were chosen on the dev split. The CNN is EfficientNet-Lite2, not the paper's AlexNet,
-whose weights no package carries, so the paper's row is beside ours and is no like-for-like
-comparison.
+evaluate` on an exported bundle; the [commands](#commands) are below, the figures with commit and
+versions in `results/`. Settings were chosen on the dev split. The CNN is EfficientNet-Lite2 for
+every net. The paper's rows are beside ours and are no like-for-like comparison: its CNN on Flickr8K
+was AlexNet, whose weights no package carries.
 
 `flickr8k` is the model that ships: the paper's net in the paper's sizes, trained by likelihood,
 then finished with a reward for captions that agree with people's (`mrnn train --reward`).
-`m-rnn-plain` is the same net before that finish. Perplexity is per word, the end sign counted and
-unknown words counted as one word.
-
-| net and search | perplexity | B-1 | B-2 | B-3 | B-4 | METEOR | ROUGE-L | CIDEr |
-|---|---|---|---|---|---|---|---|---|
+`m-rnn-plain` is the same net before that finish. The other nets were trained for fewer epochs, the
+same number for all but where a row says so, so they compare with each other and not with these two.
+A number at the end of a name is the seed. `flickr8k` searches with a length penalty of 0.7, the
+others with none. Perplexity is per word, the end sign counted and unknown
+words counted as one word.
 """
-TAIL = """
+RERANKED = """
 The oracle row is the best of the ten candidates by CIDEr-D against the photo's own captions: what
-a perfect reranker could reach. The other corpora of the paper, its other systems, and both
-retrieval tasks have not been measured yet.
+a perfect reranker could reach.
+"""
+RETRIEVAL = """
+## Retrieval
 
-## Commands
+A photo's rank is the best one among its own five sentences, of all {sentences:,}; sentences are
+ranked by P(w | I) / P(w), where P(w) is the mean over {background} training photos (seed {seed}). A
+sentence's rank is that of its photo, by P(w | I). R@K in percent, higher is better; Med r is the
+median rank, lower is better. `rnn-base` and `simple-rnn` never see the photo and cannot rank.
+"""
+CURVES = """\
+The perplexity is that of the averaged weights. `m-rnn-plain` is from before the average learned to
+forget the first weights sooner, so its first epochs stand higher than its weights were.
+"""
+MISSING = """
+## What is not here
 
+IAPR TC-12, Flickr30K and MS COCO are read in their own formats, and no net was trained on them
+here: the corpora were not at hand. AlexNet and VGG-16 are there as backbones, without weights in
+any package.
 """
 
 
-def rows(report: dict[str, Any]) -> list[str]:
-    """Return the lines of one report."""
-    search, name = report["search"], report["model"]["name"]
-    how = "greedy" if search["decoder"] == "greedy" else f"beam {search['beam_size']}"
-    lines = []
-    for row in report["rows"]:
-        chosen = "" if row["reranker"] == "none" else f" + {row['reranker']}"
-        figures = " | ".join(f"{row['measures'][m]:.3f}".lstrip("0") for m in MEASURES)
-        lines.append(f"| {name}, {how}{chosen} | {report['perplexity']['value']:.2f} | {figures} |")
-    return lines
+@dataclass
+class System:
+    """What is known of one net.
+
+    Attributes:
+        training: the facts of its run, by name.
+        generation: the reports of ``mrnn evaluate``, greedy first.
+        retrieval: the report of the retrieval task, or None.
+    """
+
+    training: dict[str, Any] = field(default_factory=dict)
+    generation: list[dict[str, Any]] = field(default_factory=list)
+    retrieval: dict[str, Any] | None = None
 
 
-def page() -> str:
-    """Return the text of the page."""
-    files = sorted(HERE.parent.joinpath("results").glob("*-test-*.json"))
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    # Greedy first, then by width, each net for itself.
-    reports.sort(
-        key=lambda r: (
-            r["model"]["name"],
-            r["search"]["decoder"] != "greedy",
-            r["search"]["beam_size"],
+def add(run: Path) -> None:
+    """Copy the facts of a finished run, and its perplexity after each epoch, to results/."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    config = record["config"]
+    for name in ("start", "weights"):
+        config[name] = Path(config.get(name) or "").name
+    config["datasets"] = [name for name, _ in config["datasets"]]
+    with (run / "lightning" / "metrics.csv").open(encoding="utf-8") as file:
+        curve = [row["dev_perplexity"] for row in csv.DictReader(file) if row["dev_perplexity"]]
+    record["curve"] = [round(float(value), 3) for value in curve]
+    target = RESULTS / f"{run.name}-training.json"
+    target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def load() -> dict[str, System]:
+    """Return all systems by name, in the order of the page."""
+    systems: dict[str, System] = {}
+    for file in sorted(RESULTS.glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        name, _, kind = file.stem.rpartition("-")
+        system = systems.setdefault(name.removesuffix("-test"), System())
+        if kind == "training":
+            system.training = record
+        elif kind == "retrieval":
+            system.retrieval = record
+        else:
+            system.generation.append(record)
+    for system in systems.values():
+        system.generation.sort(
+            key=lambda r: (r["search"]["decoder"] != "greedy", r["search"]["beam_size"])
         )
+    order = {name: place for place, name in enumerate(dict.fromkeys((*SYSTEMS, *ABLATIONS)))}
+    return dict(sorted(systems.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def number(value: float) -> str:
+    """Write a share as the paper does, without the zero before the point."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def table(head: tuple[str, ...], lines: list[list[str]]) -> str:
+    """Return a table of Markdown."""
+    rule = "|---" * len(head) + "|"
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), *lines]).replace(
+        "\n", f"\n{rule}\n", 1
     )
-    table = [line for report in reports for line in rows(report)]
-    commands = "\n".join(report["command"] for report in reports)
-    return f"{HEAD}" + "\n".join([*table, f"| {PAPER}|"]) + f"\n{TAIL}```text\n{commands}\n```\n"
+
+
+def generation(systems: dict[str, System], *, paper: list[list[str]]) -> str:
+    """Return the table of captions: plain searches only."""
+    lines = []
+    for name, system in systems.items():
+        for report in system.generation:
+            search = report["search"]
+            greedy = search["decoder"] == "greedy"
+            if search["beam_size"] == 10:
+                continue
+            figures = [number(report["rows"][0]["measures"][m]) for m in MEASURES]
+            perplexity = f"{report['perplexity']['value']:.2f}"
+            how = "greedy" if greedy else f"beam {search['beam_size']}"
+            lines.append([name, epochs(system), how, perplexity, *figures])
+    head = ("net", "epochs", "search", "perplexity", *(m.replace("BLEU", "B") for m in MEASURES))
+    return table(head, lines + paper)
+
+
+def epochs(system: System) -> str:
+    """Return the number of epochs, those before a reward included."""
+    facts = system.training.get("facts", {})
+    more = " + 2 with reward" if system.training.get("config", {}).get("reward") else ""
+    return f"24{more}" if more else str(facts.get("epochs", "?"))
+
+
+def reranked(systems: dict[str, System]) -> str:
+    """Return the table of what rerankers choose among ten candidates."""
+    lines = []
+    for name, system in systems.items():
+        for report in system.generation:
+            if report["search"]["beam_size"] != 10 or report["search"]["decoder"] == "greedy":
+                continue
+            for row in report["rows"]:
+                figures = [number(row["measures"][m]) for m in MEASURES]
+                lines.append([name, row["reranker"].replace("none", "the beam itself"), *figures])
+    return table(("net", "chosen by", *(m.replace("BLEU", "B") for m in MEASURES)), lines)
+
+
+def retrieval(systems: dict[str, System]) -> str:
+    """Return the section of both retrieval tasks."""
+    reports = {name: s.retrieval for name, s in systems.items() if s.retrieval}
+    lines = []
+    for name, report in reports.items():
+        found = [report[task] for task in ("sentence_retrieval", "image_retrieval")]
+        lines.append([name, *(f"{task[rank]:.1f}" for task in found for rank in RANKS)])
+    paper = "14.5 37.2 48.5 11 11.5 31.0 42.4 15"
+    lines.append(["*paper, m-RNN-AlexNet*", *(f"*{value}*" for value in paper.split())])
+    head = ("net", *(f"to sentence {r}" for r in RANKS), *(f"to photo {r}" for r in RANKS))
+    first = next(iter(reports.values()))
+    return f"{RETRIEVAL.format(**first)}\n{table(head, lines)}\n"
+
+
+def ablations(systems: dict[str, System]) -> str:
+    """Return the table of the paper's ablations, greedy."""
+    lines = []
+    for name, (there, paper) in ABLATIONS.items():
+        if name not in systems or not systems[name].generation:
+            continue
+        report = systems[name].generation[0]
+        figures = [number(report["rows"][0]["measures"][m]) for m in MEASURES[:4]]
+        cider = number(report["rows"][0]["measures"]["CIDEr"])
+        perplexity = f"{report['perplexity']['value']:.2f}"
+        lines.append(
+            [f"{name} ({there})", perplexity, *figures, cider, *(f"*{v}*" for v in paper.split())]
+        )
+    blue = [f"B-{n}" for n in range(1, 5)]
+    return table(("net", "perplexity", *blue, "CIDEr", *(f"*paper {b}*" for b in blue)), lines)
+
+
+def draw_curves(systems: dict[str, System]) -> None:
+    """Draw the perplexity of the dev split after each epoch."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for place, (name, system) in enumerate(systems.items()):
+        curve = system.training.get("curve", [])
+        if len(curve) > 2:
+            style = ("-", "--", ":")[place // 10]
+            axes.plot(range(1, len(curve) + 1), curve, style, label=name, linewidth=1.4)
+    axes.set(xlabel="epoch", ylabel="perplexity, dev split", yscale="log")
+    ticks = [16, 18, 20, 25, 30, 40, 60, 100]
+    axes.set(ylim=(16, 100), yticks=ticks, yticklabels=[str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    save(figure, "learning-curves")
+
+
+def draw_bars(systems: dict[str, System]) -> None:
+    """Draw BLEU-4 and CIDEr of each net, greedy and beam 5."""
+    from matplotlib import pyplot
+
+    shown = {
+        name: [r for r in s.generation if r["search"]["beam_size"] == 5 or r is s.generation[0]]
+        for name, s in systems.items()
+        if len(s.generation) > 1
+    }
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 0.36 * len(shown) + 1), sharey=True)
+    for axes, measure in ((left, "BLEU-4"), (right, "CIDEr")):
+        for shift, place, label in ((0.2, 0, "greedy"), (-0.2, 1, "beam 5")):
+            values = [reports[place]["rows"][0]["measures"][measure] for reports in shown.values()]
+            rows = [len(shown) - 1 - row + shift for row in range(len(shown))]
+            axes.barh(rows, values, height=0.38, label=label)
+        axes.set_title(measure)
+        axes.grid(axis="x", alpha=0.3)
+    left.set_yticks(range(len(shown) - 1, -1, -1), list(shown))
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    save(figure, "systems")
+
+
+def save(figure: Any, name: str) -> None:  # noqa: ANN401 - matplotlib has types that come and go
+    """Write a figure as SVG, always the same bytes for the same figures."""
+    import matplotlib as mpl
+
+    figure.tight_layout()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+
+
+def commands(systems: dict[str, System]) -> str:
+    """Return what was typed."""
+    lines = [training(name, s.training["config"]) for name, s in systems.items() if s.training]
+    lines += [r["command"] for s in systems.values() for r in [*s.generation, s.retrieval] if r]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def training(name: str, config: dict[str, Any]) -> str:
+    """Return the command that trained a net, as far as it differs from the defaults."""
+    given = {
+        "--cell": (config["cell"], "m-rnn"),
+        "--seed": (config["seed"], 1),
+        "--epochs": (config["epochs"], None),
+        "--batch-size": (config["batch_size"], 256),
+        "--learning-rate": (config["learning_rate"], 1e-3),
+        "--average": (config["average"], 0.998),
+        "--start": (config.get("start") or "", ""),
+        "--reward": (config.get("reward", 0.0), 0.0),
+    }
+    options = [f" {option} {value}" for option, (value, usual) in given.items() if value != usual]
+    views = "".join(f" --view {view}" for view in config["views"])
+    command = "mrnn train --dataset flickr8k --root DIR"
+    return f"{command}{views}{''.join(options)} --output {name}"
+
+
+def page(systems: dict[str, System]) -> str:
+    """Return the text of the page."""
+    paper = ["*paper, m-RNN-AlexNet*", "", "*greedy*", "*24.39*"]
+    row = [*paper, *("*.565*", "*.386*", "*.256*", "*.170*"), "", "", ""]
+    notes = (RESULTS / "ablations.md").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            HEAD,
+            "## Captions\n",
+            generation(systems, paper=[row]),
+            "\n![BLEU-4 and CIDEr of each net](figures/systems.svg)\n",
+            "## Consensus reranking\n",
+            reranked(systems),
+            RERANKED,
+            retrieval(systems),
+            "## Ablations\n",
+            ablations(systems),
+            f"\n{notes}",
+            "## Learning curves\n",
+            "![Perplexity of the dev split after each epoch](figures/learning-curves.svg)\n",
+            CURVES,
+            f"{MISSING.strip()}\n",
+            f"## Commands\n\n```text\n{commands(systems)}\n```\n",
+        ]
+    )
 
 
 if __name__ == "__main__":
-    HERE.joinpath("results.md").write_text(page(), encoding="utf-8")
+    if sys.argv[1:2] == ["--add"]:
+        for argument in sys.argv[2:]:
+            add(Path(argument))
+    known = load()
+    draw_curves(known)
+    draw_bars(known)
+    (HERE / "results.md").write_text(page(known), encoding="utf-8")

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 PHOTOS = 50
-BACKGROUND = 100
+BACKGROUND = 250
 _TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)})
 
 

@@ -180,6 +180,15 @@ def test_the_page_of_the_commands_is_fresh():
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: python docs/cli.py"
 
 
+def test_the_page_of_results_is_that_of_the_figures():
+    spec = importlib.util.spec_from_file_location("docs_results", DOCS / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert page == module.page(module.load()), "run: python docs/results.py"
+
+
 def test_every_hook_is_there_with_its_signature():
     text = (DOCS / "reference" / "hooks.md").read_text(encoding="utf-8")
     documented = re.findall(r"^```\{py:function\} (.+)$", text, re.MULTILINE)

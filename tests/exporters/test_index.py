@@ -105,7 +105,7 @@ def test_the_command_builds_and_says_what(
 def test_references_in_the_bundle_are_the_default(
     tiny_copy: Path, corpus: Path, references: Path, invoke
 ) -> None:
-    given = ["--reranker", "consensus-cider", "--k", 3, "--m", 2]
+    given = ["--reranker", "consensus-cider", "--neighbours", 3, "--votes", 2]
     done = invoke("index", "add", references, tiny_copy, *given, "--default")
     assert done.exit_code == 0, done.output
     bundle = load_bundle(tiny_copy)

@@ -39,7 +39,8 @@ def load(model: str | Path | None = None, *, provider: str = "auto", threads: in
     Args:
         model: the name of an installed model, the folder of a bundle, or None: the only installed
             model, else the one that MRNN_MODEL names, else ``flickr8k``.
-        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
+        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
+            fall back.
         threads: CPU threads of each graph; 0 lets the runtime choose.
 
     Raises:

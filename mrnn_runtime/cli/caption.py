@@ -6,13 +6,19 @@ import sys
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrnn_runtime.cli import output as speech
 from mrnn_runtime.cli import results
 from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from mrnn_runtime.types import Caption
 
 EXAMPLES = """\b
 mrnn caption dog.jpg
@@ -48,7 +54,8 @@ def caption(
     provider: Annotated[
         str,
         typer.Option(
-            metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back, and it says so."
+            metavar="auto|cpu|cuda|cuda-graphs|tensorrt",
+            help="Where to run. Only auto may fall back, and it says so.",
         ),
     ] = "auto",
     workers: Annotated[
@@ -188,7 +195,6 @@ def caption(
     """
     from mrnn_runtime.captioner import load
     from mrnn_runtime.pipeline import cores
-    from mrnn_runtime.report import write_report
     from mrnn_runtime.types import RerankOptions
 
     images = _images(paths)
@@ -241,7 +247,7 @@ def caption(
     failed = done = 0
     try:
         with (
-            write_report(report) if report else nullcontext() as add,
+            _page(report) if report else nullcontext() as add,
             results.records_to(output, append=resume) as write,
             closing(captions),
         ):
@@ -268,6 +274,12 @@ def caption(
     if failed:
         speech.note(f"{failed} of {len(images)} images failed")
         raise typer.Exit(speech.SOME_IMAGES_FAILED)
+
+
+def _page(report: Path) -> AbstractContextManager[Callable[[Caption], None]]:
+    from mrnn_runtime.report import write_report  # it takes a few milliseconds to import
+
+    return write_report(report)
 
 
 def _images(paths: list[str]) -> list[Path]:

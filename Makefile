@@ -27,11 +27,12 @@ check: .venv/.dev .venv/.docs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest
 
-# Ratios measured side by side, one thread each; wants an idle machine and takes some minutes.
+# Ratios measured side by side, threads pinned; wants an idle machine and takes some minutes.
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/decoding.py --json benchmarks/decoding.json
 	@$(BIN)/python benchmarks/consensus.py --model flickr8k --json benchmarks/consensus.json
 	@$(BIN)/python benchmarks/retrieval.py --json benchmarks/retrieval.json
+	@$(BIN)/python benchmarks/end_to_end.py --json benchmarks/end_to_end.json --markdown benchmarks/README.md
 
 clean:
 	rm -rf .venv

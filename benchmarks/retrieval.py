@@ -147,7 +147,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default="flickr8k")
-    parser.add_argument("--sentences", type=int, default=5000)
+    parser.add_argument("--sentences", type=int, default=500)
     parser.add_argument("--dataset", default="flickr8k")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--repeats", type=int, default=7)

@@ -21,11 +21,16 @@ mrnn evaluate BUNDLE --dataset flickr8k --root DIR --beam-size 10 --reranker non
   --reranker consensus-cider --oracle
 mrnn evaluate BUNDLE --dataset flickr8k --root DIR --task retrieval
 mrnn evaluate BUNDLE --dataset flickr8k --root DIR --split dev --tokeniser plain \\
-  --reranker consensus-cider --k 30 --k 60 --m 75 --m 125
+  --reranker consensus-cider \\
+  --neighbours 30 --neighbours 60 --votes 75 --votes 125
 """
 INDEX_EXAMPLES = """\b
 mrnn index build --model BUNDLE --dataset flickr8k --root DIR --output REFERENCES
-mrnn index add REFERENCES BUNDLE --reranker consensus-cider --k 60 --m 125 --default
+mrnn index add REFERENCES BUNDLE --reranker consensus-cider --neighbours 60 --votes 125 --default
+"""
+QUANTIZE_EXAMPLES = """\b
+mrnn quantize flickr8k -o flickr8k-int8 --dataset flickr8k --root DIR
+mrnn quantize BUNDLE -o DIR --calibration photos/
 """
 _DATASETS = "flickr8k, flickr30k, iapr-tc12, coco, karpathy or folder"
 
@@ -199,11 +204,17 @@ def evaluate(
     ] = None,
     k: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Reference images that vote. May be repeated: a row each."),
+        typer.Option(
+            "--neighbours",
+            metavar="K",
+            help="Reference images that vote. May be repeated: a row each.",
+        ),
     ] = None,
     m: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Similarities that count. May be repeated: a row each."),
+        typer.Option(
+            "--votes", metavar="M", help="Similarities that count. May be repeated: a row each."
+        ),
     ] = None,
     references: Annotated[
         Path | None, typer.Option(metavar="DIR", help="References other than the bundle's.")
@@ -264,8 +275,8 @@ def evaluate(
         "--decoder": decoder,
         "--beam-size": beam_size,
         "--reranker": reranker,
-        "--k": k,
-        "--m": m,
+        "--neighbours": k,
+        "--votes": m,
         "--references": references and "DIR",
         "--leave-one-out": leave_one_out or None,
         "--oracle": oracle or None,
@@ -337,6 +348,71 @@ def evaluate(
         json_file.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
 
 
+def quantize(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An installed model, or a bundle's folder.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The new bundle's folder.")
+    ],
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photos of the kind that it will see.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Or those of a data set: {_DATASETS}.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "dev",
+    limit: Annotated[int, typer.Option(metavar="N", help="Take so many of the photos.")] = 200,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What users call it; else the old with -int8."),
+    ] = None,
+    agreement: Annotated[
+        float,
+        typer.Option(metavar="S", help="Share of likeliest words that must stay, at least."),
+    ] = 0.9,
+) -> None:
+    """Make an int8 bundle: smaller, faster on a CPU, and held against the model it is made of.
+
+    The encoder's convolutions and the product with the vocabulary become int8. Both models caption
+    the photos; where they agree too little, nothing is written.
+    """
+    from mrnn_exporters import datasets, quantize
+    from mrnn_exporters.datasets import Example
+    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime.images import find_images
+
+    if (calibration is None) == (dataset is None) or (dataset is None) != (root is None):
+        raise UsageError(
+            "photos are needed, of one source",
+            hint="give --calibration DIR, or --dataset NAME and --root DIR",
+        )
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, not {limit}")
+    if dataset is not None and root is not None:
+        examples = datasets.read(dataset, root, split)
+    else:
+        examples = [Example(path, ()) for path in find_images([calibration or Path()])]
+    examples = examples[:: max(1, len(examples) // limit)][:limit]
+    bundle, found, kept = quantize.run(model, output, examples, name=name, agreement=agreement)
+    figures = [
+        *(("still fp32", part) for part in kept),
+        ("size", f"{found.size:.0%} of the graphs' bytes"),
+        ("speed", f"{found.speed:.2f} times, encoding and decoding on one thread"),
+        ("agreement", f"{found.agreement:.1%} of the likeliest words, {found.photos} photos"),
+        ("captions", f"{found.same:.1%} word by word the same"),
+    ]
+    if found.cider:
+        before, after = found.cider
+        figures.append(("CIDEr", f"{after:.3f}, before {before:.3f}"))
+    typer.echo(f"{bundle.folder}: {bundle.name}")
+    for label, value in figures:
+        typer.echo(f"{label:12}{value}")
+
+
 def index_build(
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="An installed model, or a bundle's folder.")
@@ -386,13 +462,16 @@ def index_add(
     ],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that gets them.")],
     reranker: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The reranker that --k and --m are for.")
+        str | None,
+        typer.Option(metavar="NAME", help="The reranker that --neighbours and --votes are for."),
     ] = None,
     k: Annotated[
-        int | None, typer.Option(metavar="N", help="Its default number of reference images.")
+        int | None,
+        typer.Option("--neighbours", metavar="K", help="Its default number of reference images."),
     ] = None,
     m: Annotated[
-        int | None, typer.Option(metavar="N", help="Its default number of similarities.")
+        int | None,
+        typer.Option("--votes", metavar="M", help="Its default number of similarities."),
     ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="Rerank by it unless told otherwise.")

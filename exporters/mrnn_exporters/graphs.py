@@ -71,7 +71,7 @@ def export_encoder(graph: EncoderGraph, path: Path, *, height: int, width: int) 
     image = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     axes = {name: {0: "n"} for name in ("image", *names)}
     model = _export(graph, (image,), path, ["image"], names, axes)
-    _store_half(model)
+    store_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -112,12 +112,18 @@ def export_cell(
             *states,
         ]
     )
-    _store_half(model)
+    store_half(model)
     onnx.checker.check_model(model, full_check=True)
+    save_beside(model, path)
+
+
+def save_beside(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, its large weights in a file beside it, which sessions map into memory."""
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)  # onnx appends to what is there
     onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
-    data.chmod(path.stat().st_mode)
+    if data.exists():  # else nothing was large
+        data.chmod(path.stat().st_mode)
 
 
 def export_readout(
@@ -147,13 +153,13 @@ def export_readout(
     kept = [value for value in graph.input if value.name in used]  # the state that it reads
     del graph.input[:]
     graph.input.extend(kept)
-    _store_half(model)
+    store_half(model)
     onnx.checker.check_model(model, full_check=True)
-    _share_weights(model, cell_path)
+    share_weights(model, cell_path)
     onnx.save(model, path)
 
 
-def _share_weights(model: onnx.ModelProto, other: Path) -> None:
+def share_weights(model: onnx.ModelProto, other: Path) -> None:
     """Let a model's weights be those of a saved one, in its data file, where they are equal."""
     there = {
         tensor.raw_data: tensor for tensor in onnx.load(other).graph.initializer if tensor.raw_data
@@ -223,7 +229,7 @@ def _export(
     return model
 
 
-def _store_half(model: onnx.ModelProto) -> None:
+def store_half(model: onnx.ModelProto) -> None:
     """Store large float32 weights as float16 and a Cast."""
     graph = model.graph
     casts = []

@@ -1,4 +1,4 @@
-"""What mrnn-exporters adds to ``mrnn``: three commands and the cells. Light: no torch here."""
+"""What mrnn-exporters adds to ``mrnn``: commands and the cells. Light: no torch here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mrnn_cells() -> list[Component]:
 
 @hookimpl
 def mrnn_commands(app: typer.Typer) -> None:
-    """Register train, export, evaluate and index."""
+    """Register train, export, evaluate, quantize and index."""
     import typer
 
     from mrnn_exporters import commands
@@ -48,6 +48,7 @@ def mrnn_commands(app: typer.Typer) -> None:
     app.command()(commands.train)
     app.command()(commands.export)
     app.command(epilog=commands.EVALUATE_EXAMPLES)(commands.evaluate)
+    app.command(epilog=commands.QUANTIZE_EXAMPLES)(commands.quantize)
     index = typer.Typer(no_args_is_help=True, help="Build references for consensus reranking.")
     index.command("build", epilog=commands.INDEX_EXAMPLES)(commands.index_build)
     index.command("add", epilog=commands.INDEX_EXAMPLES)(commands.index_add)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import traceback
 from itertools import takewhile
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins, search
+from mrnn_runtime.cli import bench, caption, doctor, extensions, models, output, plugins, search
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins import is_strict, manager
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typer.core import TyperGroup
+    from typer.models import CommandInfo
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -28,8 +31,12 @@ def main(args: Sequence[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     # Plugins fail before arguments are parsed. No option of the program itself takes a value.
     wanted = "--traceback" in takewhile(lambda arg: arg.startswith("-"), args)
+    name = next((arg for arg in args if not arg.startswith("-")), "")
+    # The interpreter's last search for cycles would take a tenth of the time of one caption.
+    atexit.register(gc.freeze)
     try:
-        build(tracebacks=wanted)(args=args, prog_name="mrnn")
+        group = build(tracebacks=wanted, alone="" if is_strict() else name)
+        group(args=args, prog_name="mrnn")
     except (MrnnError, OSError) as error:
         if wanted or is_strict():
             traceback.print_exception(error)
@@ -39,11 +46,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def build(*, tracebacks: bool = False) -> TyperGroup:
+def build(*, tracebacks: bool = False, alone: str = "") -> TyperGroup:
     """Return all commands: ours, those of the plugins, and stubs for what is not installed.
 
     Args:
         tracebacks: whether to show where a plugin failed, beside that it did.
+        alone: the one that is wanted; where it is ours and no other concerns it, the others, which
+            take longer to build than it, are left out.
 
     Raises:
         PluginError: MRNN_STRICT_PLUGINS is set and a plugin is not in order.
@@ -53,17 +62,25 @@ def build(*, tracebacks: bool = False) -> TyperGroup:
     app.command(cls=output.Sections, epilog=caption.EXAMPLES)(caption.caption)
     app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
     app.command(epilog=search.RANK_EXAMPLES)(search.rank)
-    for command in (models.models, models.verify, doctor.doctor):
+    for command in (models.models, models.verify, bench.bench, doctor.doctor):
         app.command()(command)
-    app.add_typer(plugins.new_app(), name="plugins")
-    group = typer.main.get_group(app)
-    extensions.extend(group)
+    if alone in {_name(command) for command in app.registered_commands} - {"doctor"}:
+        app.registered_commands = [one for one in app.registered_commands if _name(one) == alone]
+        group = typer.main.get_group(app)
+    else:
+        app.add_typer(plugins.new_app(), name="plugins")
+        group = typer.main.get_group(app)
+        extensions.extend(group)
     for report in manager().report():
         if report.status == "failed":
             output.note(f"warning: plugin {report.name!r} of {report.dist}: {report.error}")
             if tracebacks:
                 print(report.traceback, file=sys.stderr, end="")
     return group
+
+
+def _name(command: CommandInfo) -> str:
+    return str(command.name or getattr(command.callback, "__name__", ""))
 
 
 _EPILOG = """\b

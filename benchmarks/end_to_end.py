@@ -1,0 +1,481 @@
+"""How fast photos become captions: against torch, against the obvious loop, in int8, and cold.
+
+    python benchmarks/end_to_end.py [--model NAME|DIR] [--run DIR] [--photos DIR] [--repeats N]
+        [--only PART] [--json FILE] [--markdown FILE]
+
+Both sides of a comparison take turns in one run, and the ratio is the median of the pairs': worth
+more than the times, which are one machine's. Threads are pinned for every side. Without --photos,
+photos of Flickr8k's size are made up. Without --run (the folder that ``mrnn train --output`` made)
+the net that is held against torch has the paper's sizes and random weights; times do not depend on
+weights, and all captions have 12 steps there. ``--only architectures`` times two well-known
+architectures, with random weights; it needs transformers, and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import numpy as np
+import onnxruntime
+import torch
+from decoding import BEAMS, BOS, EOS, EagerLoop
+from PIL import Image
+
+from mrnn_exporters import graphs, quantize, text
+from mrnn_exporters.cells import m_rnn
+from mrnn_exporters.datasets import Example
+from mrnn_exporters.nets import NetConfig
+from mrnn_exporters.runs import Run, TrainConfig, build_backbone
+from mrnn_runtime import DecodeOptions, load
+from mrnn_runtime.bench import make_photos
+from mrnn_runtime.bundle import write_manifest
+from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.pipeline import cores, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mrnn_exporters.nets import CaptionNet
+    from mrnn_runtime import Captioner
+    from mrnn_runtime.contracts import Backbone
+
+STEPS = 12
+FOLDER = 500
+SPECIALS = len(text.SPECIALS)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        what: was measured.
+        ours: median of the runtime's times.
+        theirs: median of what it is compared with.
+        unit: of both.
+        against: what that is.
+        ratio: the median of theirs / ours over the pairs.
+        target: the ratio that is aimed at, at least; None where there is none.
+    """
+
+    what: str
+    ours: float
+    theirs: float
+    unit: str
+    against: str
+    ratio: float
+    target: float | None
+
+
+def turns(
+    calls: Mapping[str, Callable[[], object]], repeats: int, photos: int
+) -> dict[str, list[float]]:
+    """Let all take turns; return their times in ms a photo, without the first, which warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1000 / photos)
+    return {name: found[1:] for name, found in times.items()}
+
+
+def row(
+    what: str,
+    against: str,
+    target: float | None,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    unit: str = "ms/photo",
+) -> Row:
+    """Return the row of two lists of times."""
+    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+    found = Row(
+        what, statistics.median(ours), statistics.median(theirs), unit, against, ratio, target
+    )
+    print(line(found), flush=True)
+    return found
+
+
+def line(one: Row) -> str:
+    """Return a row of the Markdown table."""
+    ours, theirs = (f"{t:.{2 if t < 100 else 0}f} {one.unit}" for t in (one.ours, one.theirs))
+    target = "" if one.target is None else f"{one.target:.2g}"
+    return f"| {one.what} | {ours} | {one.against} | {theirs} | **{one.ratio:.2f}** | {target} |"
+
+
+class Eager:
+    """The same net in torch as people write it: one photo after the other."""
+
+    def __init__(self, backbone: Backbone, net: CaptionNet) -> None:
+        """Take over a CNN and a net."""
+        self.backbone, self.loop = backbone, EagerLoop(net)
+
+    def features(self, path: Path) -> torch.Tensor:
+        """Read a photo and return its feature, [1, d]."""
+        size = self.backbone.preprocess
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize(
+                (size.width, size.height), Image.Resampling.BILINEAR
+            )
+        return self.backbone.module(torch.from_numpy(np.array(small))[None])
+
+    def greedy(self, path: Path) -> list[int]:
+        """Return the likeliest word STEPS times."""
+        state = self.loop.start(self.features(path))
+        words, token = [], torch.tensor([BOS])
+        for _ in range(STEPS):
+            values, ids, *state = self.loop.step(token, state, 1 + SPECIALS)
+            values = values.masked_fill(ids < SPECIALS, -torch.inf)
+            token = ids.gather(1, values.argmax(1, keepdim=True))[:, 0]
+            words.append(int(token))
+        return words
+
+    def beam(self, path: Path) -> list[int]:
+        """Return the best of BEAMS hypotheses of STEPS words."""
+        return self.loop.beam(self.features(path), STEPS)[0].tolist()
+
+
+def export(backbone: Backbone, net: CaptionNet, folder: Path) -> Captioner:
+    """Write the bundle of a net as ``mrnn export`` does, and load it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir()
+    encoder = graphs.EncoderGraph(backbone.module, net).eval()
+    step = net.step().eval()
+    size, width = backbone.preprocess, net.config.vocabulary_size
+    graphs.export_encoder(encoder, folder / "encoder.onnx", height=size.height, width=size.width)
+    with torch.no_grad():
+        examples = net.encode(torch.ones(2, net.config.feature_size))
+    graphs.export_cell(net, step, examples, folder / "cell.onnx", vocabulary_size=width)
+    words = [*text.SPECIALS, *(f"w{i}" for i in range(width - SPECIALS))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(list(text.SPECIALS))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "MODEL_CARD.md").touch()
+    manifest: dict[str, Any] = {
+        **{"name": "benchmark", "version": "0", "licence": "none", "summary": "for a benchmark"},
+        **{"precision": "fp32", "opset": graphs.OPSET, "training": {}},
+        "preprocess": asdict(size),
+        "encoder": {"file": "encoder.onnx", **graphs.describe(folder / "encoder.onnx")},
+        "cell": {"file": "cell.onnx", **graphs.describe(folder / "cell.onnx")},
+        "image_inputs": list(net.image_inputs),
+        "state": [{"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in net.state],
+        "tokens": {sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)},
+        "vocabulary_size": width,
+        "decode": {"decoder": "beam", "options": {}},
+        "rerank": {"reranker": None, "options": {}},
+    }
+    write_manifest(folder, manifest)
+    return load(folder, provider="cpu", threads=1)
+
+
+def against_torch(run: Path | None, photos: list[Path], repeats: int) -> list[Row]:
+    """Photos in, captions out, one thread each."""
+    config = Run.open(run).config if run else TrainConfig(datasets=())
+    backbone: Any = build_backbone(config)
+    if run:
+        net: Any = Run.open(run).cell()
+    else:
+        torch.manual_seed(0)
+        net = m_rnn(NetConfig(vocabulary_size=2500, feature_size=backbone.feature_size)).eval()
+    if net.image != {"multimodal"} or net.tied or net.word_input != 2:
+        raise SystemExit("the torch loop knows the cells m-rnn, gru and lstm only")
+    with TemporaryDirectory() as folder:
+        captioner = export(backbone, net, Path(folder, "fp32"))
+        int8 = smaller(captioner, photos, Path(folder, "int8"))
+    eager = Eager(backbone, net)
+    endless = DecodeOptions(beam_size=BEAMS, max_length=STEPS - 1, banned=(EOS,))
+    with torch.inference_mode():
+        theirs = [captioner.vocabulary.decode(eager.greedy(path)[:-1]) for path in photos]
+    mine = [one.text for one in captioner.caption(photos, decoder="greedy", options=endless)]
+    # Not all: the exported weights are rounded, and a near tie may fall to either side.
+    same = statistics.mean(a == b for a, b in zip(mine, theirs, strict=True))
+    assert same >= 0.9, f"only {same:.0%} of the captions are the same"
+    calls: dict[str, Callable[[], object]] = {
+        "greedy": lambda: list(captioner.caption(photos, decoder="greedy", options=endless)),
+        "int8": lambda: list(int8.caption(photos, decoder="greedy", options=endless)),
+        "torch greedy": lambda: [eager.greedy(path) for path in photos],
+        "beam": lambda: list(captioner.caption(photos, decoder="beam", options=endless)),
+        "torch beam": lambda: [eager.beam(path) for path in photos],
+    }
+    with torch.inference_mode():
+        times = turns(calls, repeats, len(photos))
+    eagerly = "torch eager, the same net"
+    steps = f"{STEPS} steps"
+    return [
+        row(f"one thread, greedy, {steps}", eagerly, 2.2, times["greedy"], times["torch greedy"]),
+        row(f"one thread, beam {BEAMS}, {steps}", eagerly, 2.2, times["beam"], times["torch beam"]),
+        row(
+            f"int8, one thread, greedy, {steps}",
+            eagerly,
+            None,
+            times["int8"],
+            times["torch greedy"],
+        ),
+    ]
+
+
+class Obvious:
+    """What one writes first: both graphs with default options, one photo after the other."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        """Start the graphs of a captioner's bundle again."""
+        bundle = self.bundle = captioner.bundle
+        self.encoder, self.cell = (
+            onnxruntime.InferenceSession(bundle.file(graph.file))
+            for graph in (bundle.encoder, bundle.cell)
+        )
+        self.vocabulary = captioner.vocabulary
+        self.state = {
+            spec.input: np.zeros((1, *tensor.shape[1:]), tensor.dtype)  # type: ignore[arg-type]
+            for spec in bundle.state
+            for tensor in bundle.cell.inputs
+            if tensor.name == spec.input
+        }
+
+    def caption(self, path: Path) -> str:
+        """Caption a photo, greedily."""
+        bundle, tokens = self.bundle, self.bundle.tokens
+        pixels = read_image(path, bundle.preprocess)[None]
+        names = list(bundle.image_inputs)
+        inputs = dict(zip(names, self.encoder.run(names, {"image": pixels}), strict=True))
+        feeds: dict[str, Any] = {**inputs, **self.state, "k": np.array([1])}
+        token, words = tokens.bos, []
+        outputs = ["log_probs", *(spec.output for spec in bundle.state)]
+        for _ in range(bundle.decode_options.max_length):
+            scores, *states = self.cell.run(outputs, feeds | {"token": np.array([token])})
+            scores[:, list(tokens.never)] = -np.inf
+            token = int(scores[0].argmax())
+            if token == tokens.eos:
+                break
+            words.append(token)
+            for spec, state in zip(bundle.state, states, strict=True):
+                feeds[spec.input] = state
+        return self.vocabulary.decode(words)
+
+
+def folder(captioner: Captioner, photos: list[Path], repeats: int) -> list[Row]:
+    """A folder of photos, on all cores."""
+    obvious, workers, count = Obvious(captioner), cores(), len(photos)
+    preprocess = captioner.bundle.preprocess
+    pixels = [read_image(path, preprocess) for path in dict.fromkeys(photos)]
+    batch = np.stack(pixels[:4])
+
+    def ours(decoder: str, beam_size: int | None = None) -> list[str]:
+        done = captioner.caption(
+            photos, workers=workers, batch_size=4, decoder=decoder, beam_size=beam_size
+        )
+        return [one.text for one in done]
+
+    def encoder_alone() -> None:
+        for _ in in_order(captioner.encoder.encode, [batch] * (count // len(batch)), workers):
+            pass
+
+    assert ours("greedy")[:50] == [obvious.caption(path) for path in photos[:50]]
+    calls: dict[str, Callable[[], object]] = {
+        "greedy": lambda: ours("greedy"),
+        "loop": lambda: [obvious.caption(path) for path in photos],
+        "encoder": encoder_alone,
+        "beam": lambda: ours("beam", 5),
+    }
+    times = turns(calls, repeats, count)
+    what = f"folder of {count}, {workers} cores"
+    loop, alone = "a sequential loop, default options", "the encoder alone, from memory"
+    return [
+        row(f"{what}, greedy", loop, 2, times["greedy"], times["loop"]),
+        row(f"{what}, greedy", alone, 0.9, times["greedy"], times["encoder"]),
+        row(f"{what}, beam 5", alone, 0.75, times["beam"], times["encoder"]),
+    ]
+
+
+def smaller(captioner: Captioner, photos: list[Path], folder: Path) -> Captioner:
+    """Make an int8 bundle and load it; what made-up photos do to its captions does not matter."""
+    examples = [Example(path, ()) for path in photos]
+    bundle, _, _ = quantize.run(captioner.bundle.folder, folder, examples, agreement=0)
+    return load(bundle.folder, provider="cpu", threads=1)
+
+
+def integers(captioner: Captioner, photos: list[Path], repeats: int) -> list[Row]:
+    """The same photos in int8 and in fp32, one thread each."""
+    with TemporaryDirectory() as place:
+        int8 = smaller(captioner, photos, Path(place, "int8"))
+    rows = []
+    for name, given in {
+        "greedy": {"decoder": "greedy"},
+        "beam 5": {"decoder": "beam", "beam_size": 5},
+    }.items():
+        calls: dict[str, Callable[[], object]] = {
+            "int8": lambda given=given: list(int8.caption(photos, **given)),
+            "fp32": lambda given=given: list(captioner.caption(photos, **given)),
+        }
+        times = turns(calls, repeats, len(photos))
+        rows.append(row(f"int8, one thread, {name}", "fp32", 1.4, times["int8"], times["fp32"]))
+    return rows
+
+
+def cold(model: str, photo: Path, repeats: int) -> list[Row]:
+    """Whole processes, from the start to the end."""
+    mrnn = Path(sys.executable).with_name("mrnn")
+    app = "import typer; a = typer.Typer({}); a.command()(lambda: None); a()"
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+
+    def process(*command: str | Path) -> None:
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+
+    rows = []
+    for what, ours, against, theirs, target in (
+        (
+            "a cold process, one photo",
+            (mrnn, "caption", photo, "--model", model),
+            "import onnxruntime, PIL.Image",
+            (sys.executable, "-c", "import onnxruntime, PIL.Image"),
+            1 / 2,
+        ),
+        (
+            "mrnn --help",
+            (mrnn, "--help"),
+            "an empty Typer application's",
+            (sys.executable, "-c", app.format(""), "--help"),
+            1 / 1.5,
+        ),
+        (
+            "mrnn --help",
+            (mrnn, "--help"),
+            "the same, without Rich",
+            (sys.executable, "-c", app.format("rich_markup_mode=None"), "--help"),
+            None,
+        ),
+    ):
+        calls: dict[str, Callable[[], object]] = {
+            "ours": lambda ours=ours: process(*ours),
+            "theirs": lambda theirs=theirs: process(*theirs),
+        }
+        times = turns(calls, repeats, 1)
+        rows.append(row(what, against, target, times["ours"], times["theirs"], "ms"))
+    return rows
+
+
+def architectures(captioner: Captioner, photos: list[Path], repeats: int) -> list[Row]:
+    """Other architectures with random weights, one photo, one thread; no like with like."""
+    import transformers
+
+    torch.manual_seed(0)
+    gpt = transformers.GPT2Config(add_cross_attention=True, is_decoder=True)
+    both = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(), gpt
+    )
+    both.decoder_start_token_id = both.pad_token_id = gpt.bos_token_id
+    nets = {
+        "ViT-base and GPT-2 small, random, torch": transformers.VisionEncoderDecoderModel(both),
+        "BLIP-base, random, torch": transformers.BlipForConditionalGeneration(
+            transformers.BlipConfig()
+        ),
+    }
+    rows = []
+    for name, net in nets.items():
+        vision = getattr(net.config, "encoder", None) or net.config.vision_config
+        pixels = torch.rand(1, 3, vision.image_size, vision.image_size)
+
+        generate = partial(
+            net.eval().generate,
+            pixel_values=pixels,
+            min_new_tokens=STEPS,
+            max_new_tokens=STEPS,
+        )
+        greedy = partial(captioner.caption, photos[0], decoder="greedy")
+        calls: dict[str, Callable[[], object]] = {
+            "ours": lambda greedy=greedy: list(greedy()),
+            "theirs": generate,
+        }
+        times = turns(calls, repeats, 1)
+        what = "one photo, one thread, greedy; another architecture"
+        rows.append(row(what, name, None, times["ours"], times["theirs"]))
+    return rows
+
+
+HEADER = """\
+| what | runtime | compared with | takes | times faster | aimed at |
+|---|---|---|---|---|---|"""
+NOTE = """\
+# Benchmarks
+
+`make bench` measures all of it again and writes the JSON files here and this page. The machine
+ought to be idle; these figures were taken beside other work, so trust the ratios before the times.
+Both sides of a row take turns in one run; a ratio is the median of {repeats} pairs. Where the
+runtime does more than what it is compared with, the aim is below 1: at least 0.9 of the encoder's
+rate, say, or at most twice the time of bare imports.
+
+{table}
+
+{machine}. Other tables: `decoding.json` (the cell and the beam search against torch),
+`consensus.json` (reranking), `retrieval.json` (photos for a sentence). Where transformers is
+installed, `python benchmarks/end_to_end.py --only architectures --json
+benchmarks/architectures.json` times two well-known architectures with random weights: that says
+what an architecture costs, and nothing of who runs it better.
+"""
+
+
+def main() -> None:
+    """Measure, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="flickr8k", help="an installed model, or a bundle")
+    parser.add_argument("--run", type=Path, help="a finished run of mrnn train")
+    parser.add_argument("--photos", type=Path, help="a folder")
+    parser.add_argument("--repeats", type=int, default=7)
+    names = ("torch", "folder", "int8", "cold", "architectures")
+    parser.add_argument("--only", choices=names, help="one part; all but the last by default")
+    parser.add_argument("--json", type=Path, help="write the numbers there as well")
+    parser.add_argument("--markdown", type=Path, help="write the table there as well")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as place:
+        found = find_images([given.photos]) if given.photos else make_photos(Path(place), 64)
+        many = (found * -(-FOLDER // len(found)))[:FOLDER]
+        captioner = load(given.model, provider="cpu", threads=1)
+        parts: dict[str, Callable[[], list[Row]]] = {
+            "torch": lambda: against_torch(given.run, found[:16], given.repeats),
+            "folder": lambda: folder(captioner, many, given.repeats),
+            "int8": lambda: integers(captioner, found[:16], given.repeats),
+            "cold": lambda: cold(given.model, found[0], given.repeats),
+        }
+        wanted = [given.only] if given.only else list(parts)
+        parts["architectures"] = lambda: architectures(captioner, found, given.repeats)
+        print(HEADER)
+        rows = [one for name in wanted for one in parts[name]()]
+    machine = f"{platform.system()} {platform.machine()}, {cores()} cores"
+    versions = {
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__,
+    }
+    if given.json:
+        record = {"machine": machine, "versions": versions, "repeats": given.repeats}
+        record["rows"] = [asdict(one) for one in rows]
+        given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if given.markdown:
+        table = "\n".join([HEADER, *map(line, rows)])
+        facts = ", ".join([machine, *(f"{name} {version}" for name, version in versions.items())])
+        page = NOTE.format(repeats=given.repeats, table=table, machine=facts)
+        given.markdown.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

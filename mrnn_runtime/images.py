@@ -140,6 +140,9 @@ def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
         ImageError: there is no such file, or it is no image, damaged or too large.
     """
     with _opened(path) as image:
+        if preprocess.reduced:  # a square, since EXIF data may turn the image yet
+            side = max(preprocess.height, preprocess.width)
+            image.draft("RGB", (side, side))
         return np.asarray(_resize(_to_rgb(_upright(image)), preprocess))
 
 

@@ -185,8 +185,11 @@ def _preprocess(top: Fields) -> Preprocess:
     height, width = node.integer("height"), node.integer("width")
     if max(height, width) > MOST_PIXELS_A_SIDE:
         raise top.wrong("preprocess", f"must ask for at most {MOST_PIXELS_A_SIDE} pixels a side")
+    reduced = node.values.get("reduced", False)  # bundles that are older do not say
+    if not isinstance(reduced, bool):
+        raise node.wrong("reduced", "must be true or false")
     try:
-        return Preprocess(height, width, node.text("resize"), node.text("interpolation"))
+        return Preprocess(height, width, node.text("resize"), node.text("interpolation"), reduced)
     except UsageError as error:
         raise top.wrong("preprocess", f"is refused: {error}") from error
 

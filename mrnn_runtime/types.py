@@ -297,12 +297,16 @@ class Preprocess:
         resize: ``squash`` (both sides to size, aspect not kept) or ``crop`` (short side to size,
             centre crop).
         interpolation: ``bilinear`` or ``bicubic``, Pillow's, with antialiasing.
+        reduced: whether a JPEG is decoded at a half, a quarter or an eighth of its size, where no
+            side becomes smaller than the larger one of the input. Large photos are read faster
+            then, and become somewhat other pixels: in training as well.
     """
 
     height: int
     width: int
     resize: str = "squash"
     interpolation: str = "bilinear"
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a recipe that the runtime does not know."""

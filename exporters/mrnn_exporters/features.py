@@ -179,12 +179,10 @@ def _graph(backbone: Backbone, path: Path) -> Path:
 
 def _identity(backbone: Backbone) -> str:
     """Return a digest of all that decides a backbone's feature: weights, layers, preprocess."""
-    return _digest(
-        str(_VERSION),
-        backbone.weights_id,
-        str(astuple(backbone.preprocess)),
-        repr(backbone.module),
-    )
+    recipe = astuple(backbone.preprocess)
+    if not backbone.preprocess.reduced:
+        recipe = recipe[:-1]  # as before there was a choice: what is in the cache stays good
+    return _digest(str(_VERSION), backbone.weights_id, str(recipe), repr(backbone.module))
 
 
 def _stamp(path: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrnn_runtime.bundle import load_bundle, write_manifest
+from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.types import DecodeOptions, Preprocess, SpecialTokens
 
@@ -231,6 +231,7 @@ def test_a_name_that_leads_out_of_the_folder(tiny_copy, name):
         (("preprocess", "height"), 17, "encoder.inputs"),
         (("preprocess", "height"), 0, "preprocess"),
         (("preprocess", "resize"), "stretch", "preprocess"),
+        (("preprocess", "reduced"), 1, "preprocess.reduced must be true or false"),
         (("encoder",), None, "encoder"),
         (("encoder", "inputs"), [], "encoder.inputs"),
         (("encoder", "inputs", 0, "dtype"), "float32", "encoder.inputs"),
@@ -381,3 +382,12 @@ class TestWriteManifest:
         (tiny_copy / "link.txt").symlink_to(tmp_path / "outside.txt")
         with pytest.raises(BundleError, match="outside the folder"):
             write_manifest(tiny_copy, manifest)
+
+
+def test_a_recipe_that_reads_jpegs_reduced(tiny_copy):
+    manifest = read_manifest(tiny_copy)
+    assert "reduced" not in manifest["preprocess"], "as bundles from before have it"
+    assert not load_bundle(tiny_copy).preprocess.reduced
+    manifest["preprocess"]["reduced"] = True
+    write_manifest(tiny_copy, manifest)
+    assert load_bundle(tiny_copy).preprocess.reduced

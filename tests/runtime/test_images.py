@@ -465,3 +465,45 @@ except images.ImageError as error:
     )
     assert child.returncode == 0, child
     assert "was written to while it was read" in child.stdout
+
+
+class TestReduced:
+    """A recipe that decodes a JPEG at a part of its size."""
+
+    @pytest.fixture
+    def large(self, tmp_path):
+        random = np.random.default_rng(0)
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        path = tmp_path / "large.jpg"
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
+        return path
+
+    @pytest.mark.parametrize("resize", ["squash", "crop"])
+    @pytest.mark.parametrize(("side", "scale"), [(50, 8), (100, 4), (200, 2), (300, 1)])
+    def test_both_sides_stay_as_large_as_the_input(self, large, monkeypatch, resize, side, scale):
+        sizes = []
+        shrink = images._resize
+        monkeypatch.setattr(
+            images, "_resize", lambda image, p: sizes.append(image.size) or shrink(image, p)
+        )
+        whole = read_image(large, Preprocess(side, side, resize))
+        found = read_image(large, Preprocess(side, side, resize, reduced=True))
+        assert sizes == [(640, 480), (640 // scale, 480 // scale)]
+        assert np.abs(found.astype(int) - whole).mean() < 4
+        assert (found == whole).all() == (scale == 1)
+
+    def test_a_photo_that_is_to_be_turned(self, large, tmp_path):
+        turned = tmp_path / "turned.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(large) as image:
+            image.save(turned, exif=exif, quality=95)
+        whole = read_image(turned, Preprocess(100, 60))
+        found = read_image(turned, Preprocess(100, 60, reduced=True))
+        assert np.abs(found.astype(int) - whole).mean() < 4
+
+    def test_other_formats_are_read_whole(self, large, tmp_path):
+        with Image.open(large) as image:
+            image.save(tmp_path / "large.png")
+        found = read_image(tmp_path / "large.png", Preprocess(50, 50, reduced=True))
+        assert (found == read_image(tmp_path / "large.png", Preprocess(50, 50))).all()

@@ -86,9 +86,9 @@ forget the first weights sooner, so its first epochs stand higher than its weigh
 MISSING = """
 ## What is not here
 
-{absent}IAPR TC-12, Flickr30K and MS COCO are read in their own formats, and no net was trained on them
-here: the corpora were not at hand. AlexNet and VGG-16 are there as backbones, without weights in
-any package.
+{absent}IAPR TC-12, Flickr30K and MS COCO are read in their own formats, and no net was trained on
+them here: the corpora were not at hand. AlexNet and VGG-16 are there as backbones, without weights
+in any package.
 """
 
 
@@ -283,7 +283,7 @@ def absent(systems: dict[str, System]) -> str:
         parts.append(f"Not trained yet: {', '.join(nets)}.")
     if unranked:
         parts.append(f"Retrieval not measured yet: {', '.join(unranked)}.")
-    return textwrap.fill(" ".join(parts), 99) + "\n\n" if parts else ""
+    return textwrap.fill(" ".join(parts), 99, break_on_hyphens=False) + "\n\n" if parts else ""
 
 
 def commands(systems: dict[str, System]) -> str:

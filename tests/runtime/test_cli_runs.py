@@ -296,7 +296,12 @@ def test_a_signal_leaves_whole_records(tiny_bundle, many, tmp_path, sent):
     command = [sys.executable, "-m", "mrnn_runtime", "caption", "-", "--model", str(tiny_bundle)]
     command += ["--format", "jsonl", "--output", str(output), "--workers", "2"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Who runs the tests in the background has told all its children to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
         child.stdin.write(names)
         child.stdin.close()

@@ -417,11 +417,12 @@ HEADER = """\
 NOTE = """\
 # Benchmarks
 
-`make bench` measures all of it again and writes the JSON files here and this page. The machine
-ought to be idle; these figures were taken beside other work, so trust the ratios before the times.
-Both sides of a row take turns in one run; a ratio is the median of {repeats} pairs. Where the
-runtime does more than what it is compared with, the aim is below 1: at least 0.9 of the encoder's
-rate, say, or at most twice the time of bare imports.
+`make bench` measures all of it again and writes the JSON files here and this page; the machine
+ought to be idle. The figures below are of photos of Flickr8k (`--photos`), with the weights of a
+run (`--run`), one part after the other (`--only`). Both sides of a row take turns in one run; a
+ratio is the median of {repeats} pairs. Where the runtime does more than what it is compared with,
+the aim is below 1: at least 0.9 of the encoder's rate, say, or at most twice the time of bare
+imports.
 
 {table}
 

@@ -86,7 +86,7 @@ def open_gallery(
     if file and fresh:
         _save(file, {name: known[name] for name in names})
     nothing = captioner.encoder.encode(_no_pixels(captioner))
-    return Gallery(tuple(kept), _joined([known[name] for name in names], nothing), errors)
+    return Gallery(tuple(kept), joined([known[name] for name in names], nothing), errors)
 
 
 def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
@@ -124,11 +124,12 @@ def _encode(
     return {name: images.take(np.array([row])) for row, name in enumerate(names)}
 
 
-def _joined(parts: Sequence[EncodedImages], nothing: EncodedImages) -> EncodedImages:
-    parts = [nothing, *parts]
+def joined(parts: Sequence[EncodedImages], first: EncodedImages) -> EncodedImages:
+    """Return the images of ``first`` and then those of the parts, of one encoder."""
+    parts = [first, *parts]
     return EncodedImages(
         inputs={
-            name: np.concatenate([part.inputs[name] for part in parts]) for name in nothing.inputs
+            name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs
         },
         reference_feature=np.concatenate([part.reference_feature for part in parts]),
     )
@@ -176,7 +177,7 @@ def _save(file: Path, known: Mapping[str, EncodedImages]) -> None:
     if not known:
         return
     parts = list(known.values())
-    images = _joined(parts[1:], parts[0])
+    images = joined(parts[1:], parts[0])
     arrays: dict[str, Any] = {f"inputs/{name}": array for name, array in images.inputs.items()}
     names = np.frombuffer(json.dumps(list(known)).encode(), np.uint8)
     scratch = file.with_name(f".{file.name}.{os.getpid()}")

@@ -10,14 +10,15 @@ import numpy as np
 from mrnn_exporters import datasets
 from mrnn_exporters.cores import on_all_cores
 from mrnn_runtime.errors import ImageError
+from mrnn_runtime.gallery import joined
 from mrnn_runtime.images import read_image
-from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mrnn_exporters.datasets import Example
     from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.types import EncodedImages
 
 PHOTOS = 8
 
@@ -38,13 +39,8 @@ def encode(
     lost = [example.path for _, broken, _ in done for example in broken]
     datasets.refuse_many("photos that cannot be read", lost, len(examples))
     parts = [images for _, _, images in done]
-    images = EncodedImages(
-        inputs={
-            name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs
-        },
-        reference_feature=np.concatenate([part.reference_feature for part in parts]),
-    )
-    return [example for kept, _, _ in done for example in kept], images
+    kept = [example for some, _, _ in done for example in some]
+    return kept, joined(parts[1:], parts[0])
 
 
 def _encode(

@@ -44,7 +44,8 @@ from mrnn_runtime import DecodeOptions, load
 from mrnn_runtime.bench import make_photos
 from mrnn_runtime.bundle import write_manifest
 from mrnn_runtime.images import find_images, read_image
-from mrnn_runtime.pipeline import cores, in_order
+from mrnn_runtime.pipeline import in_order
+from mrnn_runtime.sessions import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

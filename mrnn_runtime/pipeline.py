@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -14,13 +13,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _AHEAD = 2  # parts that wait for each worker, so that none stands idle while results are taken
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(job: Callable[[T], R], parts: Iterable[T], workers: int) -> Generator[R]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,25 @@ _TYPES = {
     "tensor(int8)": ("int8", 3),
     "tensor(uint8)": ("uint8", 2),
 }
+
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """Return how many cores this process may keep busy, by its affinity and its container."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(allowed, _quota() or allowed)
+
+
+def _quota() -> int:
+    """Return how many whole cores a container's quota pays for, at least 1; 0 without a quota."""
+    try:
+        quota, _, period = _QUOTA.read_text(encoding="ascii").partition(" ")
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no such control group, or no limit: "max 100000"
+        return 0
 
 
 class Session:
@@ -130,7 +150,8 @@ def gather_session(kind: str, dimensions: int, provider: str) -> Session:
 def _options(threads: int) -> Any:  # noqa: ANN401 - an onnxruntime.SessionOptions
     ort = load_onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    # Left alone, ONNX Runtime looks at the affinity and not at a container's quota.
+    options.intra_op_num_threads = threads or (cores() if _quota() else 0)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Spinning gains little on an idle machine, and cost up to 70 % on one with other work.

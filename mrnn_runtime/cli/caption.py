@@ -194,7 +194,7 @@ def caption(
     others go on, and the exit code is 1. Options that are not given are those of the model.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.pipeline import cores
+    from mrnn_runtime.sessions import cores
     from mrnn_runtime.types import RerankOptions
 
     images = _images(paths)

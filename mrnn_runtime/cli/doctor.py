@@ -44,15 +44,16 @@ def doctor(
     from importlib.metadata import version
 
     from mrnn_runtime import __version__, providers
-    from mrnn_runtime.pipeline import cores
+    from mrnn_runtime.sessions import cores
 
     wheels = {name: version(name) for name in providers.wheels()}
     probes = [providers.probe(word) for word in providers.PROVIDERS]
     models = list(manager().components("models"))
     works = [probe.word for probe in probes if probe.works]
-    problems = _problems(list(wheels), probes, models) + _limits()
-    ready = "cpu" in works
     memory = _memory()
+    available = memory.get("available", _LEAST_MB)
+    problems = _problems(list(wheels), probes, models, available)
+    ready = "cpu" in works
     facts: dict[str, object] = {
         "mrnn-runtime": __version__,
         "python": f"{platform.python_version()} {platform.python_implementation()}",
@@ -86,8 +87,10 @@ def doctor(
         raise typer.Exit(output.ENVIRONMENT)
 
 
-def _problems(wheels: list[str], probes: list[ProbeResult], models: list[str]) -> list[str]:
-    """Return what is wrong, each with its mend, one line each."""
+def _problems(
+    wheels: list[str], probes: list[ProbeResult], models: list[str], available: int
+) -> list[str]:
+    """Return what is wrong, each with its mend, one line each; ``available`` memory is in MB."""
     problems = []
     if len(wheels) > 1:
         problems.append(
@@ -107,32 +110,11 @@ def _problems(wheels: list[str], probes: list[ProbeResult], models: list[str]) -
         for report in manager().report()
         if report.error
     ]
-    return problems
-
-
-def _limits() -> list[str]:
-    """Return where the machine, or the container, holds captioning back, each with its mend."""
-    problems = []
-    from mrnn_runtime.pipeline import cores
-
-    threads, quota = cores(), _cpu_quota()
-    if quota and quota < threads:
-        problems.append(
-            f"the container may use {quota:g} of {threads} CPUs, and threads wait for each other:"
-            f" --workers {max(1, int(quota))} --threads 1"
-        )
-    available = _memory().get("available", _LEAST_MB)
     if available < _LEAST_MB:
         problems.append(
             f"only {available} MB of memory are available: --decoder greedy --batch-size 1"
         )
     return problems
-
-
-def _cpu_quota() -> float | None:
-    """Return how many CPUs the control group pays for, where it says."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() else None
 
 
 def _features() -> list[str]:

@@ -32,9 +32,10 @@ from mutations import copy_bundle, mutate_bundle, mutated_image, seed_bundle, se
 import mrnn_runtime
 from mrnn_runtime.bundle import load_bundle
 from mrnn_runtime.errors import ImageError, MrnnError
+from mrnn_runtime.gallery import open_gallery
 from mrnn_runtime.golden import replay_golden
 from mrnn_runtime.images import read_image, thumbnail
-from mrnn_runtime.search import load_background
+from mrnn_runtime.search import load_background, rank_sentences
 from mrnn_runtime.types import Preprocess
 
 BATCH = 100
@@ -114,6 +115,8 @@ def _use(folder, photo):
         for reranker in ("consensus-cider", "consensus-bleu"):
             stage = reranker
             list(captioner.caption(photo, reranker=reranker, explain=True))
+        stage = "rank"
+        rank_sentences(captioner, ["a dog runs", "a man"], open_gallery(captioner, [photo]))
     except MrnnError as error:
         assert "\n" not in str(error), f"more than one line: {error}"
         return f"refused: {stage}"

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import struct
 import zlib
@@ -14,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import onnx
 from PIL import Image
 
 from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
@@ -161,8 +163,10 @@ def _png(width, height, colour, bits, palette=b"", clear=b"", rows=b""):
 
 
 def seed_bundle(folder):
-    """Write the tiny bundle, with everything in it that a bundle may have beside a readout."""
+    """Write the tiny bundle, with everything in it that a bundle may have."""
     tiny_bundle(folder)
+    manifest = read_manifest(folder) | {"readout": _readout(folder)}
+    write_manifest(folder, manifest)
     bundle = load_bundle(folder)
     random = np.random.default_rng(1)
     features = random.standard_normal((12, 8)).astype(np.float32)
@@ -175,13 +179,25 @@ def seed_bundle(folder):
     write_manifest(folder, read_manifest(folder))
 
 
+def _readout(folder):
+    """Write the upper half of the tiny cell, whose weights are the cell's; return what it is."""
+    suite = runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
+    readout = onnx.parser.parse_model(suite["READOUT"])
+    cell = onnx.load(folder / "cell.onnx", load_external_data=False)
+    shared = [w for w in cell.graph.initializer if w.name not in ("word_table", "u_state")]
+    axis = onnx.numpy_helper.from_array(np.array([1]), "second_axis")
+    readout.graph.initializer.extend([*shared, axis])
+    (folder / "readout.onnx").write_bytes(readout.SerializeToString())
+    return suite["make_readout"]()
+
+
 # Values that no field expects, or that fit but are far too much.
 VALUES = (
     *(None, True, -1, 0, 1, 7, 2**31, 2**63, 10**30, 0.5, 1e308, float("nan"), "", "x", "zeros"),
     *("../canary.data", "/etc/passwd", "..\\canary.data", "C:\\x", "\0", "\ud800", "x" * 10**6),
     *([], {}, [[]], [1, 2, 3], ["r", 10**12], {"x": 1}, "AWAY"),
 )
-GRAPHS = ("cell.onnx", "encoder.onnx")
+GRAPHS = ("cell.onnx", "encoder.onnx", "readout.onnx")
 
 
 def mutate_bundle(folder, random):
@@ -297,7 +313,7 @@ def _lie_about_numbers(folder, random):
             golden[name] = np.zeros(shape, np.uint8)
             np.savez_compressed(path, **golden)
         case "weights":
-            path = folder / "cell.onnx"
+            path = folder / random.choice(("cell.onnx", "readout.onnx"))
             data = path.read_bytes()
             for word in random.choice(((b"offset",), (b"length",), (b"offset", b"length"))):
                 at = data.find(word, random.randrange(len(data)))

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from mrnn_runtime import sessions
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
 from mrnn_runtime.manifest import TensorSpec
 from mrnn_runtime.sessions import Session, make_session
@@ -51,6 +52,20 @@ def test_options(tiny_bundle):
     options = make_session(tiny_bundle / "encoder.onnx", "cpu", 2)._session.get_session_options()
     assert options.intra_op_num_threads == 2
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("300000 100000\n", 3), ("150000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", 8)],
+)
+def test_a_container_pays_for_fewer_cores(tiny_bundle, tmp_path, monkeypatch, quota, expected):
+    monkeypatch.setattr(sessions, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert sessions.cores() == 8
+    (tmp_path / "cpu.max").write_text(quota)
+    assert sessions.cores() == expected
+    options = make_session(tiny_bundle / "cell.onnx", "cpu").native.get_session_options()
+    assert options.intra_op_num_threads == (expected if expected < 8 else 0)
 
 
 def test_threads_change_nothing(tiny_bundle):

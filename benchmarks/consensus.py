@@ -30,6 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image
 from pycocoevalcap.cider.cider_scorer import CiderScorer
+from turns import in_turns
 
 from mrnn_runtime import RerankOptions, load
 from mrnn_runtime.consensus.build import build_references
@@ -144,7 +145,7 @@ def against_pycocoevalcap(repeats: int) -> list[Row]:
         found = cider_d(hypotheses, references.captions_of(near), references.frequencies)
         return mean_of_largest(found, LARGEST)
 
-    mine, other, bleu, one, eight, all_of_it = in_turns(
+    mine, other, bleu, one, eight, all_of_it = milliseconds(
         repeats,
         ours,
         theirs,
@@ -184,12 +185,12 @@ def against_the_caption(model: str, repeats: int) -> list[Row]:
         search = captioner._search(None, "consensus-cider", decoding, options)
         reranker = search.reranker
         assert reranker is not None
-        caption, consensus = in_turns(
+        caption, consensus = milliseconds(
             repeats,
             lambda: list(captioner.caption(photo, beam_size=HYPOTHESES, reranker="none")),
             lambda: reranker.score(encoded, candidates),
         )
-        (opening,) = in_turns(
+        (opening,) = milliseconds(
             repeats,
             lambda: captioner._search(None, "consensus-cider", decoding, options),
         )
@@ -232,16 +233,9 @@ def resident(field: str = "VmRSS") -> float:
     return float("nan")
 
 
-def in_turns(repeats: int, *jobs: Callable[[], object]) -> list[float]:
-    """Return the median time of each job in ms; they take turns, and each has run once before."""
-    times: list[list[float]] = [[] for _ in jobs]
-    for repeat in range(repeats + 1):
-        for job, mine in zip(jobs, times, strict=True):
-            began = time.perf_counter()
-            job()
-            if repeat:
-                mine.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(mine) for mine in times]
+def milliseconds(repeats: int, *jobs: Callable[[], object]) -> list[float]:
+    """Return the median time of each job in ms."""
+    return [statistics.median(times) * 1000 for times in in_turns(repeats, *jobs)]
 
 
 def make_references(

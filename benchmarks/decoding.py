@@ -16,7 +16,6 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import in_turns
 
 from mrnn_exporters import graphs, text
 from mrnn_exporters.cells import gru, m_rnn
@@ -231,14 +231,13 @@ def medians(
     ours: Callable[[], object], theirs: Callable[[], object], repeats: int, inner: int = 1
 ) -> tuple[float, float]:
     """Return the medians of both in ms; they take turns, ``inner`` calls at a time."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats + 1):
-        for call, found in zip((ours, theirs), times, strict=True):
-            start = time.perf_counter()
-            for _ in range(inner):
-                call()
-            found.append((time.perf_counter() - start) * 1000 / inner)
-    first, second = (statistics.median(found[1:]) for found in times)  # the first warms up
+
+    def often(call: Callable[[], object]) -> None:
+        for _ in range(inner):
+            call()
+
+    times = in_turns(repeats, lambda: often(ours), lambda: often(theirs))
+    first, second = (statistics.median(found) * 1000 / inner for found in times)
     return first, second
 
 

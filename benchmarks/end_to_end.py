@@ -20,7 +20,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ import onnxruntime
 import torch
 from decoding import BEAMS, BOS, EOS, EagerLoop
 from PIL import Image
+from turns import in_turns
 
 from mrnn_exporters import graphs, quantize, text
 from mrnn_exporters.cells import m_rnn
@@ -85,14 +85,10 @@ class Row:
 def turns(
     calls: Mapping[str, Callable[[], object]], repeats: int, photos: int
 ) -> dict[str, list[float]]:
-    """Let all take turns; return their times in ms a photo, without the first, which warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1000 / photos)
-    return {name: found[1:] for name, found in times.items()}
+    """Let all take turns; return their times in ms a photo."""
+    times = in_turns(repeats, *calls.values())
+    found = zip(calls, times, strict=True)
+    return {name: [seconds * 1000 / photos for seconds in mine] for name, mine in found}
 
 
 def row(

@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import statistics
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,16 +25,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from turns import in_turns
 
 from mrnn_exporters import datasets
 from mrnn_exporters.cores import on_all_cores
 from mrnn_exporters.scoring import log_probs
 from mrnn_runtime import load
 from mrnn_runtime.scorer import _ROWS, IMAGES, load_scorer
+from mrnn_runtime.sessions import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mrnn_runtime import Captioner, EncodedImages
 
 PAIRS = 64
@@ -82,19 +81,20 @@ def measure(captioner: Captioner, said: list[tuple[int, ...]], repeats: int) -> 
     matrix = random.standard_normal((vocabulary, width)).astype(np.float32).T
     out = np.empty((_ROWS, vocabulary), np.float32)
     some = [(i % IMAGES, said[i % len(said)]) for i in range(256)]
-    cores = os.cpu_count() or 1
-    ours, shared, product, pairs, batch = in_turns(
+    workers = cores()
+    times = in_turns(
         repeats,
         lambda: scorer.log_probs(images),
-        lambda: list(on_all_cores(scorer.log_probs, [images] * cores, "")),
+        lambda: list(on_all_cores(scorer.log_probs, [images] * workers, "")),
         lambda: [np.matmul(rows, matrix, out=out) for _ in range(20)],
         lambda: [log_probs(captioner.model, images, [pair]) for pair in some[:PAIRS]],
         lambda: log_probs(captioner.model, images, some),
     )
+    ours, shared, product, pairs, batch = map(statistics.median, times)
     each = 2 * width * vocabulary / 1e9
     mine, theirs = each * branches * IMAGES / ours, each * _ROWS * 20 / product
     pair = ours / (IMAGES * len(said))
-    pair_shared = shared / (IMAGES * len(said) * cores)
+    pair_shared = shared / (IMAGES * len(said) * workers)
     return Rates(
         images=IMAGES,
         sentences=len(said),
@@ -127,18 +127,6 @@ def noise(captioner: Captioner, count: int, random: np.random.Generator) -> Enco
     rows = np.arange(size.height) * 5 // size.height
     columns = np.arange(size.width) * 5 // size.width
     return captioner.encoder.encode(coarse[:, rows][:, :, columns])
-
-
-def in_turns(repeats: int, *jobs: Callable[[], object]) -> list[float]:
-    """Return the median time of each job in s; they take turns, and each has run once before."""
-    times: list[list[float]] = [[] for _ in jobs]
-    for repeat in range(repeats + 1):
-        for job, mine in zip(jobs, times, strict=True):
-            began = time.perf_counter()
-            job()
-            if repeat:
-                mine.append(time.perf_counter() - began)
-    return [statistics.median(mine) for mine in times]
 
 
 def main() -> None:

@@ -43,13 +43,13 @@ def mrnn_commands(app: typer.Typer) -> None:
     """Register train, export, evaluate, quantize and index."""
     import typer
 
-    from mrnn_exporters import commands
+    from mrnn_exporters.commands import evaluation, quantization, references, training
 
-    app.command()(commands.train)
-    app.command()(commands.export)
-    app.command(epilog=commands.EVALUATE_EXAMPLES)(commands.evaluate)
-    app.command(epilog=commands.QUANTIZE_EXAMPLES)(commands.quantize)
+    app.command()(training.train)
+    app.command()(training.export)
+    app.command(epilog=evaluation.EXAMPLES)(evaluation.evaluate)
+    app.command(epilog=quantization.EXAMPLES)(quantization.quantize)
     index = typer.Typer(no_args_is_help=True, help="Build references for consensus reranking.")
-    index.command("build", epilog=commands.INDEX_EXAMPLES)(commands.index_build)
-    index.command("add", epilog=commands.INDEX_EXAMPLES)(commands.index_add)
+    index.command("build", epilog=references.EXAMPLES)(references.build)
+    index.command("add", epilog=references.EXAMPLES)(references.add)
     app.add_typer(index, name="index")

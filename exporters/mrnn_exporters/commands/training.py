@@ -1,0 +1,162 @@
+"""``mrnn train`` and ``mrnn export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrnn_exporters.commands import DATASETS
+
+
+def train(
+    dataset: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help=f"{DATASETS}; may be repeated, each with its --root."),
+    ],
+    root: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="The new run.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="The CNN; see mrnn plugins.")
+    ] = "efficientnet-lite2",
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The CNN's weights.")
+    ] = "default",
+    cell: Annotated[str, typer.Option(metavar="NAME", help="The net; see mrnn plugins.")] = "m-rnn",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="A size of the net, such as recurrent=512; repeated."),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIEW", help="plain, mirror, crop1, crop2, ...; may be repeated."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="B", help="Captions a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Adam's.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="D", help="AdamW's.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="S", help="Share of the target that is spread.")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(metavar="D", help="Decay of the weights' average; 0: none.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run.")
+    ] = None,
+    reward: Annotated[
+        float | None, typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(metavar="N", help="Words seen less often are <unk>.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of all that is random.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where CNN features are kept.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+) -> None:
+    """Train a captioner on images and captions."""
+    from mrnn_exporters import train as trainer
+    from mrnn_exporters.features import default_cache
+    from mrnn_exporters.runs import TrainConfig
+    from mrnn_runtime.errors import UsageError
+
+    if len(dataset) != len(root):
+        raise UsageError(
+            f"{len(dataset)} data sets and {len(root)} roots", hint="give each --dataset a --root"
+        )
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "average": average,
+        "patience": patience,
+        "start": str(start.resolve()) if start else None,
+        "reward": reward,
+        "min_count": min_count,
+        "seed": seed,
+        "views": tuple(view) if view else None,
+        "sizes": dict(map(_size, size)) if size else None,
+    }
+    config = TrainConfig(
+        datasets=tuple((n, str(r.resolve())) for n, r in zip(dataset, root, strict=True)),
+        backbone=backbone,
+        weights=weights,
+        cell=cell,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    trainer.run(config, output, cache=cache or default_cache(), resume=resume)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of mrnn train.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The new bundle's folder.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What users call it; else the folder's name.")
+    ] = None,
+    licence: Annotated[str, typer.Option(metavar="TEXT", help="Of the weights.")] = "not stated",
+    summary: Annotated[str, typer.Option(metavar="TEXT", help="One line for mrnn models.")] = "",
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="MODEL_CARD.md; else one of bare facts.")
+    ] = None,
+    version: Annotated[str, typer.Option(metavar="V", help="Of the model.")] = "0.1.0",
+    beam_size: Annotated[int, typer.Option(metavar="K", help="The bundle's default.")] = 5,
+    length_penalty: Annotated[float, typer.Option(metavar="A", help="The bundle's default.")] = 0.0,
+    max_length: Annotated[int, typer.Option(metavar="N", help="The bundle's default.")] = 20,
+    reference_feature: Annotated[
+        str,
+        typer.Option(
+            metavar="refined|cnn", help="Where a consensus looks for neighbours: g2(V_I I), or I."
+        ),
+    ] = "refined",
+) -> None:
+    """Turn a training run into a bundle, and prove that both are the same net."""
+    from mrnn_exporters import export as exporter
+    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime.types import DecodeOptions
+
+    try:
+        text = card.read_text(encoding="utf-8") if card else None
+    except OSError as error:
+        raise UsageError(f"{card}: cannot be read: {error.strerror}") from error
+    decode = DecodeOptions(
+        beam_size=beam_size, length_penalty=length_penalty, max_length=max_length
+    )
+    bundle, parity = exporter.run(
+        run,
+        output,
+        name=name or output.resolve().name,
+        version=version,
+        licence=licence,
+        summary=summary,
+        card=text,
+        decode=decode,
+        reference=reference_feature,
+    )
+    typer.echo(
+        f"{bundle.folder}: equals the run on {parity.photos} photos, log-probabilities within"
+        f" {parity.log_prob:.1e}"
+    )
+
+
+def _size(text: str) -> tuple[str, int | float]:
+    from mrnn_runtime.errors import UsageError
+
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number) if number.isdecimal() else float(number)
+    except ValueError:
+        raise UsageError(
+            f"--size {text}: expected NAME=NUMBER", hint="recurrent=512, say"
+        ) from None

@@ -8,7 +8,6 @@ Needs matplotlib (the extra ``results``).
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import textwrap
@@ -110,15 +109,12 @@ class System:
 
 
 def add(run: Path) -> None:
-    """Copy the facts of a finished run, and its perplexity after each epoch, to results/."""
+    """Copy the facts of a finished run to results/, without this machine's folders."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     config = record["config"]
     for name in ("start", "weights"):
         config[name] = Path(config.get(name) or "").name
     config["datasets"] = [name for name, _ in config["datasets"]]
-    with (run / "lightning" / "metrics.csv").open(encoding="utf-8") as file:
-        curve = [row["dev_perplexity"] for row in csv.DictReader(file) if row["dev_perplexity"]]
-    record["curve"] = [round(float(value), 3) for value in curve]
     target = RESULTS / f"{run.name}-training.json"
     target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -231,7 +227,7 @@ def draw_curves(systems: dict[str, System]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for place, (name, system) in enumerate(systems.items()):
-        curve = system.training.get("curve", [])
+        curve = system.training.get("facts", {}).get("curve", [])
         if len(curve) > 2:
             style = ("-", "--", ":")[place // 10]
             axes.plot(range(1, len(curve) + 1), curve, style, label=name, linewidth=1.4)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -168,6 +168,15 @@ class Trainee(lightning.LightningModule):
         self.config = config
         self.net = net
         self.reward = reward
+        self.curve: list[float] = []  # dev perplexity after each epoch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run know of the epochs before."""
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the curve."""
+        self.curve = checkpoint["curve"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, step), whatever happened before."""
@@ -209,9 +218,9 @@ class Trainee(lightning.LightningModule):
         every = self.all_gather(self._cost)
         assert isinstance(every, Tensor)
         cost, words = every.reshape(-1, 2).sum(dim=0)
-        self.log(
-            "dev_perplexity", torch.exp(cost / words).float(), prog_bar=True, rank_zero_only=True
-        )
+        perplexity = torch.exp(cost / words).float()
+        self.curve.append(round(perplexity.item(), 4))
+        self.log("dev_perplexity", perplexity, prog_bar=True, rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW under one cosine cycle."""
@@ -397,6 +406,7 @@ def _fit(
             use_distributed_sampler=False,
         )
         trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
+        curve = tuple(trainee.curve)
         checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
         trainee.load_state_dict(checkpoint["state_dict"])
         # A trainer of its own: the other one would swap in its average of the weights.
@@ -408,6 +418,7 @@ def _fit(
         "epochs": trainer.current_epoch,
         "best_epoch": int(checkpoint["epoch"]) + 1,
         "dev_perplexity": round(scores["dev_perplexity"], 4),
+        "curve": curve,
     }
     return trainee, facts
 

@@ -213,6 +213,10 @@ train.run(config, Path({str(tmp_path / "run")!r}), cache=Path({str(cache)!r}))
     unbroken = load_file(trained.folder / "weights.safetensors")
     again = load_file(resumed.folder / "weights.safetensors")
     assert all(torch.equal(again[name], unbroken[name]) for name in unbroken)
+    curve = trained.facts["curve"]
+    assert len(curve) == trained.facts["epochs"]
+    assert min(curve) == trained.facts["dev_perplexity"]
+    assert resumed.facts["curve"] == curve
 
 
 def test_a_run_goes_on_with_a_reward(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from mrnn_exporters.nets import CaptionNet
 from mrnn_exporters.recurrences import (
     ElmanRecurrence,
@@ -108,7 +110,9 @@ def lrcn(config: NetConfig) -> CaptionNet:
     """Build LRCN's net: four stacked LSTM of 1000; the lowest one takes w(t) + P I at each step."""
     sized = config.sized(word=1000, recurrent=1000)
     recurrence = LongShortTerm(sized.word, sized.recurrent, layers=4)
-    return CaptionNet(sized, recurrence, image=("every",), multimodal=False, layers=1)
+    net = CaptionNet(sized, recurrence, image=("every",), multimodal=False, layers=1)
+    nn.init.normal_(net.embedding.weight)  # as loud as the image, which comes with each word
+    return net
 
 
 def deepvs(config: NetConfig) -> CaptionNet:

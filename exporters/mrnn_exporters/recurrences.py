@@ -141,7 +141,11 @@ class LongShortTerm(nn.Module):
     """
 
     def __init__(self, word: int, size: int, *, layers: int = 1) -> None:
-        """Orthogonal recurrent weights; forget gates start open."""
+        """Orthogonal recurrent weights; forget gates start open.
+
+        An LSTM gives out about a quarter of what it takes in, half a gate twice; so that the top of
+        a stack hears of the word at all, the layers above the first take their input four times.
+        """
         super().__init__()
         self.inputs = nn.ModuleList(nn.Linear(size if i else word, 4 * size) for i in range(layers))
         self.hiddens = nn.ModuleList(nn.Linear(size, 4 * size, bias=False) for _ in range(layers))
@@ -150,9 +154,9 @@ class LongShortTerm(nn.Module):
         self.state = tuple(StateTensor(f"{k}{i}", size) for i in order for k in "hc")
         for layer in self.inputs:
             layer.bias.data[size : 2 * size] = 1.0  # type: ignore[operator]
-        for layer in self.hiddens:
+        for layer, gain in [(h, 1) for h in self.hiddens] + [(i, 4) for i in self.inputs[1:]]:
             for block in layer.weight.chunk(4):  # type: ignore[operator]
-                nn.init.orthogonal_(block.data)
+                nn.init.orthogonal_(block.data, gain)
 
     def gates(self, word: Tensor) -> Tensor:
         """Return W x + b of the first layer, [..., 4 q]."""

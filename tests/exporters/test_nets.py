@@ -177,6 +177,17 @@ def test_the_image_matters_where_it_should(system: str) -> None:
     assert torch.equal(one, other) == (system in LANGUAGE_ONLY)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_word_matters_before_training(system: str) -> None:
+    """What does not come through at first, as through four LSTMs, is hardly learnt."""
+    torch.manual_seed(3)
+    sizes = {"embedding": 32, "word": 64, "recurrent": 64, "multimodal": 64}
+    net = getattr(cells, system)(NetConfig(vocabulary_size=30, feature_size=50, **sizes)).eval()
+    with torch.no_grad():
+        logits = net(pack([[word] for word in range(30)]), torch.randn(1, 50).expand(30, 50))
+    assert logits.std(dim=0).mean() > 2e-3
+
+
 def own(builder: Callable[[NetConfig], Cell]) -> tuple[int, int, int, int]:
     config = builder(NetConfig(vocabulary_size=100, feature_size=64)).config
     return config.embedding, config.word, config.recurrent, config.multimodal

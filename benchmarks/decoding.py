@@ -35,6 +35,7 @@ from mrnn_runtime import DecodeOptions, EncodedImages, Scores, load_bundle
 from mrnn_runtime.bundle import write_manifest
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.onnx_model import OnnxStepModel
+from mrnn_runtime.types import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,30 +202,34 @@ def encode(net: CaptionNet, features: Tensor) -> EncodedImages:
 
 def export(net: CaptionNet, folder: Path) -> OnnxStepModel:
     """Export a net as ``mrnn export`` does, around an encoder that does nothing, and load it."""
-    graph = graphs.EncoderGraph(Placeholder(net.config.feature_size), net).eval()
-    step = net.step().eval()
-    graphs.export_encoder(graph, folder / "encoder.onnx", height=8, width=8)
-    with torch.no_grad():
-        examples = net.encode(torch.ones(2, net.config.feature_size))
-    size = net.config.vocabulary_size
-    graphs.export_cell(net, step, examples, folder / "cell.onnx", vocabulary_size=size)
     for name in ("tokenizer.json", "golden.npz", "MODEL_CARD.md"):
         (folder / name).touch()  # a bundle has them; nothing here reads them
+    write_bundle(Placeholder(net.config.feature_size), net, folder, Preprocess(8, 8))
+    return OnnxStepModel(load_bundle(folder), "cpu", threads=1)
+
+
+def write_bundle(backbone: nn.Module, net: CaptionNet, folder: Path, size: Preprocess) -> None:
+    """Write the graphs of a net, and the manifest of all files of the folder."""
+    width = net.config.vocabulary_size
+    encoder, step = graphs.EncoderGraph(backbone, net).eval(), net.step().eval()
+    graphs.export_encoder(encoder, folder / "encoder.onnx", height=size.height, width=size.width)
+    with torch.no_grad():
+        examples = net.encode(torch.ones(2, net.config.feature_size))
+    graphs.export_cell(net, step, examples, folder / "cell.onnx", vocabulary_size=width)
     manifest: dict[str, Any] = {
         **{"name": "benchmark", "version": "0", "licence": "none", "summary": "for a benchmark"},
         **{"precision": "fp32", "opset": graphs.OPSET, "training": {}},
-        "preprocess": {"height": 8, "width": 8, "resize": "squash", "interpolation": "bilinear"},
+        "preprocess": asdict(size),
         "encoder": {"file": "encoder.onnx", **graphs.describe(folder / "encoder.onnx")},
         "cell": {"file": "cell.onnx", **graphs.describe(folder / "cell.onnx")},
         "image_inputs": list(net.image_inputs),
         "state": [{"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in net.state],
         "tokens": {sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)},
-        "vocabulary_size": size,
+        "vocabulary_size": width,
         "decode": {"decoder": "beam", "options": {}},
         "rerank": {"reranker": None, "options": {}},
     }
     write_manifest(folder, manifest)
-    return OnnxStepModel(load_bundle(folder), "cpu", threads=1)
 
 
 def medians(

@@ -31,18 +31,17 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import onnxruntime
 import torch
-from decoding import BEAMS, BOS, EOS, EagerLoop
+from decoding import BEAMS, BOS, EOS, EagerLoop, write_bundle
 from PIL import Image
 from turns import in_turns
 
-from mrnn_exporters import graphs, quantize, text
+from mrnn_exporters import quantize, text
 from mrnn_exporters.cells import m_rnn
 from mrnn_exporters.datasets import Example
 from mrnn_exporters.nets import NetConfig
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_runtime import DecodeOptions, load
 from mrnn_runtime.bench import make_photos
-from mrnn_runtime.bundle import write_manifest
 from mrnn_runtime.images import find_images, read_image
 from mrnn_runtime.pipeline import in_order
 from mrnn_runtime.sessions import cores
@@ -152,13 +151,7 @@ def export(backbone: Backbone, net: CaptionNet, folder: Path) -> Captioner:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir()
-    encoder = graphs.EncoderGraph(backbone.module, net).eval()
-    step = net.step().eval()
-    size, width = backbone.preprocess, net.config.vocabulary_size
-    graphs.export_encoder(encoder, folder / "encoder.onnx", height=size.height, width=size.width)
-    with torch.no_grad():
-        examples = net.encode(torch.ones(2, net.config.feature_size))
-    graphs.export_cell(net, step, examples, folder / "cell.onnx", vocabulary_size=width)
+    width = net.config.vocabulary_size
     words = [*text.SPECIALS, *(f"w{i}" for i in range(width - SPECIALS))]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
@@ -167,20 +160,7 @@ def export(backbone: Backbone, net: CaptionNet, folder: Path) -> Captioner:
     tokenizer.add_special_tokens(list(text.SPECIALS))
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").touch()
-    manifest: dict[str, Any] = {
-        **{"name": "benchmark", "version": "0", "licence": "none", "summary": "for a benchmark"},
-        **{"precision": "fp32", "opset": graphs.OPSET, "training": {}},
-        "preprocess": asdict(size),
-        "encoder": {"file": "encoder.onnx", **graphs.describe(folder / "encoder.onnx")},
-        "cell": {"file": "cell.onnx", **graphs.describe(folder / "cell.onnx")},
-        "image_inputs": list(net.image_inputs),
-        "state": [{"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in net.state],
-        "tokens": {sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)},
-        "vocabulary_size": width,
-        "decode": {"decoder": "beam", "options": {}},
-        "rerank": {"reranker": None, "options": {}},
-    }
-    write_manifest(folder, manifest)
+    write_bundle(backbone.module, net, folder, backbone.preprocess)
     return load(folder, provider="cpu", threads=1)
 
 

@@ -76,13 +76,14 @@ RETRIEVAL = """
 A photo's rank is the best one among its own five sentences, of all {sentences:,}; sentences are
 ranked by P(w | I) / P(w), where P(w) is the mean over {background} training photos (seed {seed}). A
 sentence's rank is that of its photo, by P(w | I). R@K in percent, higher is better; Med r is the
-median rank, lower is better. `rnn-base` and `simple-rnn` never see the photo and cannot rank. Each
-of the four LSTMs of `lrcn` would have to run for each photo and each beginning of a sentence, some
-25 times the work of a table of the m-RNN; it was not ranked.
+median rank, lower is better. `rnn-base` and `simple-rnn` never see the photo and cannot rank. All
+four LSTMs of `lrcn` would have to run for each photo and each beginning of a sentence; that is too
+much for two cores, and it was not ranked.
 """
 CURVES = """\
 The perplexity is that of the averaged weights. `m-rnn-plain` is from before the average learned to
-forget the first weights sooner, so its first epochs stand higher than its weights were.
+forget the first weights sooner, so its first epochs stand higher than its weights were. Runs of two
+epochs are not drawn.
 """
 MISSING = """
 ## What is not here

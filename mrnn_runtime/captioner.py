@@ -137,8 +137,8 @@ class Captioner:
 
         Args:
             paths: files, and folders that are walked recursively.
-            missing_ok: whether a path that does not exist gives a result with ``error`` set, as a
-                file that vanishes later does, instead of a UsageError.
+            missing_ok: whether a path that is neither file nor folder gives a result with ``error``
+                set, as a file that vanishes later does, instead of a UsageError.
             batch_size: images that are worked on together, at most; no caption depends on it.
             workers: threads that each work on a batch; no caption depends on it. For many images,
                 ``load(..., threads=1)`` and a worker a core is the fastest.

@@ -88,7 +88,7 @@ def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> lis
 
     A file stands for itself, whatever its name. A folder stands for the files below it that have
     one of IMAGE_SUFFIXES, sorted; hidden ones are left out, and links to folders are not followed.
-    With ``missing_ok`` a path that is not there stands for itself too, and reading it will fail.
+    With ``missing_ok`` what is neither file nor folder stands for itself too; reading it will fail.
 
     Raises:
         UsageError: a path does not exist, a folder cannot be read or holds no image.
@@ -98,7 +98,7 @@ def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> lis
         # Unlike the methods of a Path, these take what may not be looked at for what is not there.
         if os.path.isdir(path):
             found.extend(_walk(path))
-        elif os.path.isfile(path) or (missing_ok and not os.path.exists(path)):
+        elif missing_ok or os.path.isfile(path):
             found.append(path)
         else:
             what = "is neither a file nor a folder" if os.path.exists(path) else "does not exist"

@@ -86,6 +86,15 @@ def test_a_broken_image_does_not_stop_the_others(caption, photos, form):
         assert result.err.splitlines() == [summary]
 
 
+def test_a_pipe_among_the_photos_does_not_stop_the_others(caption, photos):
+    good = caption(photos)
+    os.mkfifo(photos / "aa.jpg")
+    result = caption(photos)
+    assert result.code == 1
+    assert result.out == good.out
+    assert "aa.jpg is missing, or is no ordinary file" in result.err
+
+
 def test_batch_size_changes_nothing(caption, photos):
     runs = [caption(photos, "--format", "jsonl", "--batch-size", size).out for size in (1, 4, 8)]
     assert runs[0] == runs[1] == runs[2]

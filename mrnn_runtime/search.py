@@ -91,7 +91,13 @@ def rank_sentences(
         UsageError: the model knows no word of a sentence, or there is no background.
     """
     scorer = load_scorer(captioner, [_words(captioner, sentence) for sentence in sentences])
-    prior = log_mean(scorer.log_probs(background or load_background(captioner.bundle)))
+    others = load_background(captioner.bundle) if background is None else background
+    if not len(others):
+        raise UsageError(
+            "there is no background image, and P(sentence) is not known without",
+            hint="name a folder of photos of all kinds that can be read",
+        )
+    prior = log_mean(scorer.log_probs(others))
     found = []
     for path, numbers in zip(gallery.paths, scorer.log_probs(gallery.images), strict=True):
         order = np.argsort(prior - numbers, kind="stable")
@@ -111,7 +117,12 @@ def log_mean(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def unknown_words(captioner: Captioner, sentence: str) -> list[str]:
-    """Return the words of a sentence that the model does not know."""
+    """Return the words of a sentence that the model does not know.
+
+    Raises:
+        UsageError: it knows none of them.
+    """
+    _words(captioner, sentence)
     unk = captioner.model.tokens.unk
     return [word for word in sentence.split() if unk in captioner.vocabulary.encode(word)]
 
@@ -121,7 +132,7 @@ def _words(captioner: Captioner, sentence: str) -> list[int]:
     if not set(ids) - {captioner.model.tokens.unk}:
         raise UsageError(
             f"the model knows no word of {sentence!r}",
-            hint="it was trained on one language, and on a few thousand words",
+            hint="use other words; it was trained on one language, and on a few thousand of them",
         )
     return ids
 

@@ -101,7 +101,7 @@ def rank(
     from mrnn_runtime.captioner import load
     from mrnn_runtime.gallery import open_gallery
     from mrnn_runtime.images import find_images
-    from mrnn_runtime.search import rank_sentences
+    from mrnn_runtime.search import load_background, rank_sentences
 
     find_images(paths)
     try:
@@ -115,12 +115,16 @@ def rank(
         raise UsageError(f"{sentences} holds no sentence", hint="write one sentence a line")
     captioner = load(model, provider=provider)
     _tell_unknown(captioner, wanted)
-    others = open_gallery(captioner, [background], watch=results.watched) if background else None
-    gallery = open_gallery(captioner, paths, watch=results.watched)
-    found = rank_sentences(captioner, wanted, gallery, background=others.images if others else None)
-    for matches in found:
+    galleries = []
+    if background:
+        galleries.append(open_gallery(captioner, [background], watch=results.watched))
+        others = galleries[0].images
+    else:
+        others = load_background(captioner.bundle)
+    galleries.append(open_gallery(captioner, paths, watch=results.watched))
+    for matches in rank_sentences(captioner, wanted, galleries[-1], background=others):
         _show(matches[:top], as_json=as_json, named="sentence")
-    _tell_failed(gallery)
+    _tell_failed(*galleries)
 
 
 def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
@@ -150,10 +154,11 @@ def _tell_unknown(captioner: Captioner, sentences: Sequence[str]) -> None:
         speech.note(f"words that the model does not know, which count as <unk>: {shown}")
 
 
-def _tell_failed(gallery: Gallery) -> None:
-    for error in gallery.errors.values():
+def _tell_failed(*galleries: Gallery) -> None:
+    errors = [error for gallery in galleries for error in gallery.errors.values()]
+    for error in errors:
         speech.note(f"error: {error}")
-    if gallery.errors:
-        total = len(gallery.errors) + len(gallery.paths)
-        speech.note(f"{len(gallery.errors)} of {total} images failed")
+    if errors:
+        total = len(errors) + sum(len(gallery.paths) for gallery in galleries)
+        speech.note(f"{len(errors)} of {total} images failed")
         raise typer.Exit(speech.SOME_IMAGES_FAILED)

@@ -223,6 +223,31 @@ class TestCommands:
         assert (found.code, found.out) == (2, "")
         assert "knows no word of 'zebra'" in found.err
 
+    def test_what_is_wrong_is_said_before_the_photos_are_read(self, ask, photos, tmp_path):
+        (photos / "a.png").write_bytes(b"no image")
+        file = tmp_path / "sentences.txt"
+        file.write_text("a dog\nzebra\n")
+        for command in (["search", "zebra", photos], ["rank", photos, "--sentences", file]):
+            found = ask(*command)
+            assert found.code == 2
+            assert "a.png" not in found.err
+
+    def test_broken_photos_of_the_background(self, ask, photos, tmp_path):
+        file = tmp_path / "sentences.txt"
+        file.write_text("\n".join(SENTENCES))
+        others = tmp_path / "others"
+        others.mkdir()
+        (others / "broken.png").write_bytes(b"no image")
+        command = "rank", photos / "b.jpg", "--sentences", file, "--background", others
+        found = ask(*command)
+        assert (found.code, found.out) == (2, "")
+        assert "no background image" in found.err
+        (photos / "a.png").rename(others / "a.png")
+        found = ask(*command)
+        assert (found.code, len(found.out.splitlines())) == (1, len(SENTENCES))
+        assert "broken.png" in found.err
+        assert "1 of 3 images failed" in found.err
+
     def test_a_broken_photo_is_named(self, ask, photos):
         (photos / "a.png").write_bytes(b"no image")
         found = ask("search", "a dog", photos)

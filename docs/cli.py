@@ -26,8 +26,8 @@ _HEAD = """\
 # Command line
 
 Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
-`export`, `evaluate` and `index` come with `mrnn-exporters`. Other plugins may bring further
-commands; `mrnn --help` lists what is installed.
+`export`, `evaluate`, `index` and `quantize` come with `mrnn-exporters`. Other plugins may bring
+further commands; `mrnn --help` lists what is installed.
 """
 
 

@@ -44,7 +44,7 @@ def bench(
     ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
-    """Measure how fast a model captions on this machine, and where the time goes.
+    """Measure how fast a model captions, and where the time goes.
 
     Photos are captioned one at a time, with a clock at every stage, and then all at once. What is
     not given is as the model has it.

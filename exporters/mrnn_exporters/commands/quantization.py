@@ -42,7 +42,7 @@ def quantize(
         typer.Option(metavar="S", help="Share of likeliest words that must stay, at least."),
     ] = 0.9,
 ) -> None:
-    """Make an int8 bundle: smaller, faster on a CPU, and held against the model it is made of.
+    """Make an int8 bundle, smaller and faster on a CPU.
 
     The encoder's convolutions and the product with the vocabulary become int8. Both models caption
     the photos; where they agree too little, nothing is written.

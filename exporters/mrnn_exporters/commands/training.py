@@ -121,7 +121,7 @@ def export(
         ),
     ] = "refined",
 ) -> None:
-    """Turn a training run into a bundle, and prove that both are the same net."""
+    """Turn a run into a bundle, and prove that both are the same net."""
     from mrnn_exporters import export as exporter
     from mrnn_runtime.errors import UsageError
     from mrnn_runtime.types import DecodeOptions

@@ -84,11 +84,13 @@ class ElmanRecurrence(nn.Module):
     """Elman's layer: r(t) = f(U [w(t); r(t-1)] + b), f the sigmoid or ReLU."""
 
     def __init__(self, word: int, size: int, *, relu: bool = False) -> None:
-        """Build U as the two blocks that it multiplies."""
+        """Build U as the two blocks that it multiplies; with ReLU the second starts at .9 I."""
         super().__init__()
         self.state = (StateTensor("r", size),)
         self.input = nn.Linear(word, size)
         self.hidden = nn.Linear(size, size, bias=False)
+        if relu:
+            self.hidden.weight.data.copy_(0.9 * torch.eye(size))
         self.relu = relu
 
     def gates(self, word: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrnn_exporters import cells
-from mrnn_exporters.nets import Cell, NetConfig, pack
+from mrnn_exporters.nets import Cell, NetConfig, pack, unit_rms
 from mrnn_runtime.errors import UsageError
 
 Weights = dict[str, np.ndarray]
@@ -186,6 +186,17 @@ def test_the_word_matters_before_training(system: str) -> None:
     with torch.no_grad():
         logits = net(pack([[word] for word in range(30)]), torch.randn(1, 50).expand(30, 50))
     assert logits.std(dim=0).mean() > 2e-3
+
+
+@pytest.mark.parametrize("system", ["nic", "lrcn", "deepvs"])
+def test_the_word_is_as_loud_as_the_image_before_training(system: str) -> None:
+    """Where both go into the recurrence and one drowns the other, that one is hardly learnt."""
+    torch.manual_seed(3)
+    net = getattr(cells, system)(NetConfig(vocabulary_size=30, feature_size=50)).eval()
+    with torch.no_grad():
+        word = net.word(net.embedding.weight).std()
+        image = net.drive(unit_rms(torch.randn(30, 50))).std()
+    assert 0.5 < word / image < 2
 
 
 def own(builder: Callable[[NetConfig], Cell]) -> tuple[int, int, int, int]:

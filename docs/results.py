@@ -2,7 +2,8 @@
 
     python docs/results.py --add RUN...     first copy what finished runs of mrnn train say
 
-``mrnn evaluate --json`` writes the other files there, but for ablations.md, which a person writes.
+``mrnn evaluate --json`` writes the other files there, but for ablations.md and retrieval.md, which a
+person writes.
 Needs matplotlib (the extra ``results``).
 """
 
@@ -202,7 +203,8 @@ def retrieval(systems: dict[str, System]) -> str:
     lines.append(["*paper, m-RNN-AlexNet*", *(f"*{value}*" for value in paper.split())])
     head = ("net", *(f"to sentence {r}" for r in RANKS), *(f"to photo {r}" for r in RANKS))
     first = next(iter(reports.values()))
-    return f"{RETRIEVAL.format(**first)}\n{table(head, lines)}\n"
+    notes = (RESULTS / "retrieval.md").read_text(encoding="utf-8")
+    return f"{RETRIEVAL.format(**first)}\n{table(head, lines)}\n\n{notes}"
 
 
 def ablations(systems: dict[str, System]) -> str:

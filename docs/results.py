@@ -2,9 +2,8 @@
 
     python docs/results.py --add RUN...     first copy what finished runs of mrnn train say
 
-``mrnn evaluate --json`` writes the other files there, but for ablations.md and retrieval.md, which a
-person writes.
-Needs matplotlib (the extra ``results``).
+``mrnn evaluate --json`` writes the other files there, but for ablations.md and retrieval.md, which
+a person writes. Needs matplotlib (the extra ``results``).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _loud(net: CaptionNet) -> CaptionNet:
-    """Start E as loud as the image: where E[token] is w(t), nothing else makes a word heard."""
+    """Start E as loud as P I: without a multimodal layer the recurrence alone hears the word."""
     nn.init.normal_(net.embedding.weight)
     return net
 

@@ -84,7 +84,7 @@ class ElmanRecurrence(nn.Module):
     """Elman's layer: r(t) = f(U [w(t); r(t-1)] + b), f the sigmoid or ReLU."""
 
     def __init__(self, word: int, size: int, *, relu: bool = False) -> None:
-        """Build U as the two blocks that it multiplies; with ReLU the second starts at .9 I."""
+        """Build U as two blocks; with ReLU that of r(t-1) starts at .9 I, as in PlainRecurrence."""
         super().__init__()
         self.state = (StateTensor("r", size),)
         self.input = nn.Linear(word, size)

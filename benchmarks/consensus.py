@@ -33,17 +33,17 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from turns import in_turns
 
 from mrnn_runtime import RerankOptions, load
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.neighbours import Features, nearest
-from mrnn_runtime.consensus.references import save_references
-from mrnn_runtime.consensus.similarity import bleu_f1, cider_d, mean_of_largest
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.neighbours import Features, nearest
+from mrnn_runtime.reranking.references import save_references
+from mrnn_runtime.reranking.similarity import bleu_f1, cider_d, mean_of_largest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.consensus.references import References
+    from mrnn_runtime.reranking.references import References
 
 IMAGES, SENTENCES, FEATURE = 6000, 5, 512
 VOCABULARY, WORDS = 2542, 7692  # of the model, and of what people say

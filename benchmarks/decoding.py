@@ -32,9 +32,9 @@ from mrnn_exporters.cells import gru, m_rnn
 from mrnn_exporters.nets import CaptionNet, NetConfig, g2, unit_rms
 from mrnn_exporters.runs import Run
 from mrnn_runtime import DecodeOptions, EncodedImages, Scores, load_bundle
-from mrnn_runtime.bundle import write_manifest
+from mrnn_runtime.bundle.loading import write_manifest
 from mrnn_runtime.decoding.beam import Beam
-from mrnn_runtime.onnx_model import OnnxStepModel
+from mrnn_runtime.engine.model import OnnxStepModel
 from mrnn_runtime.types import Preprocess
 
 if TYPE_CHECKING:

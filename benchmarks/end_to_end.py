@@ -42,16 +42,16 @@ from mrnn_exporters.nets import NetConfig
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_runtime import DecodeOptions, load
 from mrnn_runtime.bench import make_photos
+from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.sessions import cores
 from mrnn_runtime.images import find_images, read_image
-from mrnn_runtime.pipeline import in_order
-from mrnn_runtime.sessions import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mrnn_exporters.nets import CaptionNet
     from mrnn_runtime import Captioner
-    from mrnn_runtime.contracts import Backbone
+    from mrnn_runtime.plugins.contracts import Backbone
 
 STEPS = 12
 FOLDER = 500

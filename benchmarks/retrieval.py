@@ -28,11 +28,11 @@ import numpy as np
 from turns import in_turns
 
 from mrnn_exporters import datasets
-from mrnn_exporters.cores import on_all_cores
+from mrnn_exporters.progress import on_all_cores
 from mrnn_exporters.scoring import log_probs
 from mrnn_runtime import load
-from mrnn_runtime.scorer import _ROWS, IMAGES, load_scorer
-from mrnn_runtime.sessions import cores
+from mrnn_runtime.engine.scorer import _ROWS, IMAGES, load_scorer
+from mrnn_runtime.engine.sessions import cores
 
 if TYPE_CHECKING:
     from mrnn_runtime import Captioner, EncodedImages

@@ -15,10 +15,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrnn_runtime.bundle import Bundle, load_bundle
+    from mrnn_runtime.bundle.loading import Bundle, load_bundle
     from mrnn_runtime.captioner import Captioner, load
-    from mrnn_runtime.consensus.references import References, load_references
-    from mrnn_runtime.contracts import (
+    from mrnn_runtime.errors import (
+        BundleError,
+        ImageError,
+        MrnnError,
+        PluginError,
+        ProviderError,
+        UsageError,
+    )
+    from mrnn_runtime.plugins.contracts import (
         Backbone,
         Component,
         Decoder,
@@ -28,17 +35,10 @@ if TYPE_CHECKING:
         State,
         StepModel,
     )
-    from mrnn_runtime.errors import (
-        BundleError,
-        ImageError,
-        MrnnError,
-        PluginError,
-        ProviderError,
-        UsageError,
-    )
-    from mrnn_runtime.gallery import Gallery, open_gallery
-    from mrnn_runtime.hookspecs import hookimpl
-    from mrnn_runtime.search import Match, find_photos, rank_sentences
+    from mrnn_runtime.plugins.hookspecs import hookimpl
+    from mrnn_runtime.reranking.references import References, load_references
+    from mrnn_runtime.retrieval.gallery import Gallery, open_gallery
+    from mrnn_runtime.retrieval.ranking import Match, find_photos, rank_sentences
     from mrnn_runtime.types import (
         Candidate,
         Caption,
@@ -95,10 +95,10 @@ __all__ = [
 ]
 
 _MEMBERS = {
-    "bundle": ("Bundle", "load_bundle"),
+    "bundle.loading": ("Bundle", "load_bundle"),
     "captioner": ("Captioner", "load"),
-    "consensus.references": ("References", "load_references"),
-    "contracts": (
+    "reranking.references": ("References", "load_references"),
+    "plugins.contracts": (
         "Backbone",
         "Component",
         "Decoder",
@@ -116,9 +116,9 @@ _MEMBERS = {
         "ProviderError",
         "UsageError",
     ),
-    "gallery": ("Gallery", "open_gallery"),
-    "hookspecs": ("hookimpl",),
-    "search": ("Match", "find_photos", "rank_sentences"),
+    "retrieval.gallery": ("Gallery", "open_gallery"),
+    "plugins.hookspecs": ("hookimpl",),
+    "retrieval.ranking": ("Match", "find_photos", "rank_sentences"),
     "types": (
         "Candidate",
         "Caption",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.candidates import Search
     from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.contracts import Reranker, StepModel
+    from mrnn_runtime.decoding.candidates import Search
+    from mrnn_runtime.plugins.contracts import Reranker, StepModel
     from mrnn_runtime.types import Candidate, EncodedImages, Scores, SpecialTokens
 
 STAGES = ("read", "resize", "encode", "step", "search", "rerank")

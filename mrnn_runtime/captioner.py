@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.bundle import load_bundle
-from mrnn_runtime.candidates import Found, Search, blaming, score
+from mrnn_runtime.bundle.loading import load_bundle
+from mrnn_runtime.bundle.manifest import TOKENIZER
+from mrnn_runtime.bundle.vocabulary import Vocabulary
+from mrnn_runtime.decoding.candidates import Found, Search, blaming, score
+from mrnn_runtime.engine.model import load_model
+from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import find_images, read_image
-from mrnn_runtime.manifest import TOKENIZER
-from mrnn_runtime.onnx_model import load_model
-from mrnn_runtime.pipeline import in_order
-from mrnn_runtime.plugins import manager
+from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.types import Caption, CaptionCandidate, RerankOptions
-from mrnn_runtime.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.bundle import Bundle
-    from mrnn_runtime.contracts import Encoder, Reranker, StepModel
+    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime.plugins.contracts import Encoder, Reranker, StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
 

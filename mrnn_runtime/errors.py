@@ -53,3 +53,9 @@ class ProviderError(MrnnError):
 
 class PluginError(MrnnError):
     """A plugin failed to load, clashes with another or implements no known hook."""
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line."""
+    text = str(error) if isinstance(error, MrnnError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mrnn_runtime import testing
-from mrnn_runtime.bundle import load_bundle, write_manifest
-from mrnn_runtime.golden import GOLDEN, record_golden
-from mrnn_runtime.onnx_model import load_model
+from mrnn_runtime.bundle.loading import load_bundle, write_manifest
+from mrnn_runtime.engine.golden import GOLDEN, record_golden
+from mrnn_runtime.engine.model import load_model
 
 SIDE = 16
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")

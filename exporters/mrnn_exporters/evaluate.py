@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_exporters import datasets, facts, metrics
-from mrnn_exporters.cores import on_all_cores
-from mrnn_exporters.photos import PHOTOS, encode
+from mrnn_exporters import datasets, metrics, provenance
+from mrnn_exporters.encoding import PHOTOS, encode
+from mrnn_exporters.progress import on_all_cores
 from mrnn_exporters.scoring import measure_perplexity
 from mrnn_runtime.captioner import load
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.similarity import cider_d
 from mrnn_runtime.errors import UsageError
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.similarity import cider_d
 from mrnn_runtime.types import RerankOptions
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def run(
     bundle = captioner.bundle
     return Report(
         command=command,
-        model=facts.model(bundle),
+        model=provenance.model(bundle),
         dataset=dataset,
         split=split,
         images=len(examples),
@@ -209,10 +209,10 @@ def run(
         rows=tuple(rows),
         tokeniser=used,
         provider=captioner.encoder.provider,
-        training=facts.training(bundle),
+        training=provenance.training(bundle),
         seconds=round(time.monotonic() - began, 1),
-        commit=facts.commit(),
-        versions=facts.versions(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
     )
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mrnn_exporters import datasets, text
+from mrnn_exporters import datasets
+from mrnn_exporters.encoding import encode
 from mrnn_exporters.graphs import (
     OPSET,
     EncoderGraph,
@@ -26,16 +27,16 @@ from mrnn_exporters.graphs import (
     round_weights,
 )
 from mrnn_exporters.nets import Separable
-from mrnn_exporters.photos import encode
 from mrnn_exporters.runs import Run, build_backbone
-from mrnn_runtime import bundle as bundles
+from mrnn_exporters.tokenizer import SPECIALS
+from mrnn_runtime.bundle import loading as bundles
 from mrnn_runtime.captioner import load
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.decoding.greedy import Greedy
+from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.golden import record_golden
 from mrnn_runtime.images import read_image
-from mrnn_runtime.search import save_background
+from mrnn_runtime.retrieval.ranking import save_background
 from mrnn_runtime.types import DecodeOptions, EncodedImages, Scores, SpecialTokens
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.bundle import Bundle
-    from mrnn_runtime.contracts import Backbone, Decoder, Encoder, StepModel
+    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime.plugins.contracts import Backbone, Decoder, Encoder, StepModel
     from mrnn_runtime.types import Candidate, Preprocess
 
 TOLERANCE = 1e-4
 PHOTOS = 50
 BACKGROUND = 250
-_TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)})
+_TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(SPECIALS)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +346,6 @@ def _golden_inputs(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     waves = np.sin(rows + phase[:, 0]) * np.cos(2 * columns + phase[:, 1])
     # In few shades, which take little room in the file.
     images = np.round(127.5 + 127.5 * np.round(waves * 6) / 6).astype(np.uint8)
-    words = rng.integers(len(text.SPECIALS), bundle.vocabulary_size, (8, 2))
+    words = rng.integers(len(SPECIALS), bundle.vocabulary_size, (8, 2))
     words[0] = bundle.tokens.bos
     return images, words

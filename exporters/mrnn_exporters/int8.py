@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mrnn_exporters.graphs import store_half
-from mrnn_runtime.providers import load_onnxruntime
+from mrnn_runtime.engine.providers import load_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -1,8 +1,8 @@
 """BLEU-1..4, METEOR, ROUGE-L and CIDEr, by pycocoevalcap: what the field's tables are made with.
 
 Its PTB tokeniser and METEOR are Java programs. Without Java the captions are split by
-:func:`mrnn_exporters.text.words` instead and METEOR is left out; a measure says which tokeniser it
-went through.
+:func:`mrnn_exporters.tokenizer.words` instead and METEOR is left out; a measure says which
+tokeniser it went through.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrnn_exporters import text
+from mrnn_exporters.tokenizer import words
 from mrnn_runtime.errors import MrnnError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def measure(
 
 def plain(sentences: Sequence[str]) -> list[str]:
     """Return each sentence as words between single blanks, split by our own rules."""
-    return [" ".join(text.words(sentence)) for sentence in sentences]
+    return [" ".join(words(sentence)) for sentence in sentences]
 
 
 def ptb(sentences: Sequence[str]) -> list[str]:

@@ -17,13 +17,13 @@ import onnx
 from mrnn_exporters import metrics
 from mrnn_exporters.graphs import save_beside, share_weights
 from mrnn_exporters.int8 import quantize_convolutions, quantize_vocabulary
-from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.captioner import find_model, load
-from mrnn_runtime.consensus import references
+from mrnn_runtime.engine.golden import GOLDEN, record_golden
+from mrnn_runtime.engine.model import load_model
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.golden import GOLDEN, record_golden
 from mrnn_runtime.images import read_image
-from mrnn_runtime.onnx_model import load_model
+from mrnn_runtime.reranking import references
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_exporters.datasets import Example
-    from mrnn_runtime.bundle import Bundle
+    from mrnn_runtime.bundle.loading import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.types import Candidate, EncodedImages
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_exporters import datasets, facts
-from mrnn_exporters.cores import on_all_cores
-from mrnn_exporters.photos import encode
+from mrnn_exporters import datasets, provenance
+from mrnn_exporters.encoding import encode
+from mrnn_exporters.progress import on_all_cores
 from mrnn_runtime.captioner import load
+from mrnn_runtime.engine.scorer import IMAGES, load_scorer
 from mrnn_runtime.errors import UsageError
-from mrnn_runtime.scorer import IMAGES, load_scorer
-from mrnn_runtime.search import log_mean
+from mrnn_runtime.retrieval.ranking import log_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.scorer import Scorer
+    from mrnn_runtime.engine.scorer import Scorer
     from mrnn_runtime.types import EncodedImages
 
 BACKGROUND = 200
@@ -140,7 +140,7 @@ def run(
     of = np.array([row for row, _ in said])
     return RetrievalReport(
         command=command,
-        model=facts.model(bundle),
+        model=provenance.model(bundle),
         dataset=dataset,
         split=split,
         images=len(images),
@@ -150,10 +150,10 @@ def run(
         sentence_retrieval=measures(sentence_ranks(scores - prior, of)),
         image_retrieval=measures(image_ranks(scores, of)),
         provider=captioner.encoder.provider,
-        training=facts.training(bundle),
+        training=provenance.training(bundle),
         seconds=round(time.monotonic() - began, 1),
-        commit=facts.commit(),
-        versions=facts.versions(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
     )
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrnn_exporters import text
 from mrnn_exporters.nets import pack
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.similarity import cider_d
+from mrnn_exporters.tokenizer import SPECIALS
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.similarity import cider_d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mrnn_exporters.nets import Cell
 
-_PAD, _BOS, _EOS, _UNK = (text.SPECIALS.index(f"<{sign}>") for sign in ("pad", "bos", "eos", "unk"))
+_PAD, _BOS, _EOS, _UNK = (SPECIALS.index(f"<{sign}>") for sign in ("pad", "bos", "eos", "unk"))
 
 
 class CiderReward:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_exporters.cores import on_all_cores
+from mrnn_exporters.progress import on_all_cores
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.contracts import StepModel
+    from mrnn_runtime.plugins.contracts import StepModel
     from mrnn_runtime.types import EncodedImages
 
 _ROWS = 256

@@ -26,10 +26,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mrnn_exporters import __version__, datasets, features, text
+from mrnn_exporters import __version__, datasets, features
 from mrnn_exporters.nets import pack
 from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
+from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from mrnn_exporters.datasets import Example
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.contracts import Backbone
+    from mrnn_runtime.plugins.contracts import Backbone
 
 
 class Batch(NamedTuple):
@@ -78,13 +79,13 @@ class Captions(Dataset[tuple[list[int], Tensor, int]]):
         """Encode the captions; views are features [n, d], one array a view, rows as examples."""
         self.views = views
         lost = np.any([features.broken(view) for view in views], axis=0)
-        bos, eos = (text.SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
+        bos, eos = (SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
         self.sentences = [
             (row, [bos, *ids[:max_words], eos])
             for row, example in enumerate(examples)
             if not lost[row]
             for caption in example.captions
-            if (ids := text.encode_caption(tokenizer, caption))
+            if (ids := encode_caption(tokenizer, caption))
         ]
 
     def __len__(self) -> int:
@@ -254,7 +255,7 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
     }
-    tokenizer = text.build_tokenizer(
+    tokenizer = build_tokenizer(
         (caption for e in examples["train"] for caption in e.captions), config.min_count
     )
     count = sum(len(example.captions) for example in examples["train"])

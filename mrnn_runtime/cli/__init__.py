@@ -13,7 +13,7 @@ import typer
 
 from mrnn_runtime.cli import bench, caption, doctor, extensions, models, output, plugins, search
 from mrnn_runtime.errors import MrnnError
-from mrnn_runtime.plugins import is_strict, manager
+from mrnn_runtime.plugins.manager import is_strict, manager
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

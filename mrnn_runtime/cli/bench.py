@@ -53,8 +53,8 @@ def bench(
 
     from mrnn_runtime.bench import bench as measure
     from mrnn_runtime.captioner import load
+    from mrnn_runtime.engine.sessions import cores
     from mrnn_runtime.images import find_images
-    from mrnn_runtime.sessions import cores
 
     report = measure(
         load(model, provider=provider, threads=threads),

@@ -194,7 +194,7 @@ def caption(
     others go on, and the exit code is 1. Options that are not given are those of the model.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.sessions import cores
+    from mrnn_runtime.engine.sessions import cores
     from mrnn_runtime.types import RerankOptions
 
     images = _images(paths)
@@ -277,7 +277,7 @@ def caption(
 
 
 def _page(report: Path) -> AbstractContextManager[Callable[[Caption], None]]:
-    from mrnn_runtime.report import write_report  # it takes a few milliseconds to import
+    from mrnn_runtime.cli.report import write_report  # it takes a few milliseconds to import
 
     return write_report(report)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrnn_runtime.cli import output
-from mrnn_runtime.plugins import manager
+from mrnn_runtime.plugins.manager import manager
 
 if TYPE_CHECKING:
-    from mrnn_runtime.providers import ProbeResult
+    from mrnn_runtime.engine.providers import ProbeResult
 
 # What makes a difference to ONNX Runtime, by the names that Linux has for it.
 _FEATURES = {
@@ -43,8 +43,9 @@ def doctor(
     """
     from importlib.metadata import version
 
-    from mrnn_runtime import __version__, providers
-    from mrnn_runtime.sessions import cores
+    from mrnn_runtime import __version__
+    from mrnn_runtime.engine import providers
+    from mrnn_runtime.engine.sessions import cores
 
     wheels = {name: version(name) for name in providers.wheels()}
     probes = [providers.probe(word) for word in providers.PROVIDERS]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from mrnn_runtime.errors import PluginError
-from mrnn_runtime.plugins import clash, manager
+from mrnn_runtime.plugins.manager import clash, manager
 
 if TYPE_CHECKING:
     from typer.core import TyperGroup
 
-    from mrnn_runtime.plugins import PluginReport
+    from mrnn_runtime.plugins.manager import PluginReport
 
 _HEAVY_COMMANDS = {
     "train": "Train a captioner",

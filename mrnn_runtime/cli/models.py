@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrnn_runtime.cli import output
-from mrnn_runtime.plugins import manager
+from mrnn_runtime.plugins.manager import manager
 
 
 def models(
@@ -64,7 +64,7 @@ def verify(
     it was exported. Exit 3 where one of them differs by more than its precision allows.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.golden import replay_golden
+    from mrnn_runtime.engine.golden import replay_golden
 
     loaded = load(model)
     report = replay_golden(loaded.bundle, loaded.encoder, loaded.model)

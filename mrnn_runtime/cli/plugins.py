@@ -12,10 +12,10 @@ import typer
 
 from mrnn_runtime.cli import extensions, output, scaffold
 from mrnn_runtime.errors import PluginError
-from mrnn_runtime.plugins import KINDS, manager
+from mrnn_runtime.plugins.manager import KINDS, manager
 
 if TYPE_CHECKING:
-    from mrnn_runtime.plugins import PluginReport
+    from mrnn_runtime.plugins.manager import PluginReport
 
 # What a hook module may not import: each costs more than all of ``mrnn --help``.
 HEAVY = ("PIL", "numpy", "onnxruntime", "torch")

@@ -13,8 +13,8 @@ import typer
 
 from mrnn_runtime.cli import output as speech
 from mrnn_runtime.errors import UsageError
-from mrnn_runtime.hookspecs import CONTRACT
-from mrnn_runtime.plugins import KINDS, manager
+from mrnn_runtime.plugins.hookspecs import CONTRACT
+from mrnn_runtime.plugins.manager import KINDS, manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.gallery import Gallery
-    from mrnn_runtime.search import Match
+    from mrnn_runtime.retrieval.gallery import Gallery
+    from mrnn_runtime.retrieval.ranking import Match
 
 _MODEL = typer.Option(metavar="NAME|DIR", help="An installed model, or the folder of a bundle.")
 _PROVIDER = typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
@@ -55,9 +55,9 @@ def search(
     kept, so that the next question about the same folder is quick.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.gallery import default_cache, open_gallery
     from mrnn_runtime.images import find_images
-    from mrnn_runtime.search import find_photos
+    from mrnn_runtime.retrieval.gallery import default_cache, open_gallery
+    from mrnn_runtime.retrieval.ranking import find_photos
 
     if cache and no_cache:
         raise UsageError("--cache and --no-cache exclude each other", hint="give one of them")
@@ -99,9 +99,9 @@ def rank(
     not win.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.gallery import open_gallery
     from mrnn_runtime.images import find_images
-    from mrnn_runtime.search import load_background, rank_sentences
+    from mrnn_runtime.retrieval.gallery import open_gallery
+    from mrnn_runtime.retrieval.ranking import load_background, rank_sentences
 
     find_images(paths)
     try:
@@ -146,7 +146,7 @@ def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
 
 
 def _tell_unknown(captioner: Captioner, sentences: Sequence[str]) -> None:
-    from mrnn_runtime.search import unknown_words
+    from mrnn_runtime.retrieval.ranking import unknown_words
 
     words = {word: None for sentence in sentences for word in unknown_words(captioner, sentence)}
     if words:

@@ -16,7 +16,7 @@ from mrnn_runtime.decoding.hypotheses import Hypotheses, make_candidate, rank
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mrnn_runtime.contracts import StepModel
+    from mrnn_runtime.plugins.contracts import StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
 

@@ -18,7 +18,7 @@ from mrnn_runtime.errors import BundleError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mrnn_runtime.contracts import StepModel
+    from mrnn_runtime.plugins.contracts import StepModel
     from mrnn_runtime.types import DecodeOptions, EncodedImages
 
 

@@ -12,7 +12,7 @@ from mrnn_runtime.decoding.hypotheses import Hypotheses, walk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mrnn_runtime.contracts import StepModel
+    from mrnn_runtime.plugins.contracts import StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
 
 

@@ -16,15 +16,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.errors import PluginError
-from mrnn_runtime.hookspecs import PROJECT
-from mrnn_runtime.plugins import KINDS
+from mrnn_runtime.plugins.hookspecs import PROJECT
+from mrnn_runtime.plugins.manager import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import ModuleType
 
-    from mrnn_runtime.contracts import Component
-    from mrnn_runtime.plugins import Kind
+    from mrnn_runtime.plugins.contracts import Component
+    from mrnn_runtime.plugins.manager import Kind
 
 # Each of these modules has CHECKS: functions that take a component's target. Those of the parts
 # that torch trains live where torch lives.

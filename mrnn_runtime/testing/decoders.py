@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.contracts import Decoder
 from mrnn_runtime.errors import UsageError
+from mrnn_runtime.plugins.contracts import Decoder
 from mrnn_runtime.testing.checks import require
 from mrnn_runtime.testing.table import TableModel, encoded_images
 from mrnn_runtime.types import Candidate, DecodeOptions

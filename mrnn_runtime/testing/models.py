@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.bundle import load_bundle
+from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.captioner import load
-from mrnn_runtime.golden import replay_golden
+from mrnn_runtime.engine.golden import replay_golden
 from mrnn_runtime.testing.checks import require
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.bundle import load_bundle
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.references import save_references
-from mrnn_runtime.contracts import Reranker
+from mrnn_runtime.bundle.loading import load_bundle
+from mrnn_runtime.plugins.contracts import Reranker
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.testing.checks import TINY, require
 from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from functools import partial
 
-    from mrnn_runtime.manifest import Bundle
+    from mrnn_runtime.bundle.manifest import Bundle
 
     Make = partial[Reranker]
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 
 import mrnn_runtime
-from mrnn_runtime import hookspecs
 from mrnn_runtime.cli import build
+from mrnn_runtime.plugins import hookspecs
 from mrnn_runtime.testing import tiny_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def blocks_of(page):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """The tiny bundle, with references."""
-    index = pytest.importorskip("mrnn_exporters.index", reason="the docs use mrnn-exporters")
+    index = pytest.importorskip("mrnn_exporters.references", reason="the docs use mrnn-exporters")
     folder = tmp_path_factory.mktemp("docs")
     lay_out_photos(folder)
     bundle = tiny_bundle(folder / "bundle")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mrnn_exporters import index, plugin
+from mrnn_exporters import plugin, references
 from mrnn_exporters.evaluate import Search, run
 from mrnn_exporters.metrics import measure
 from mrnn_exporters.scoring import log_probs, measure_perplexity
@@ -182,7 +182,7 @@ def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) 
 def test_k_and_m_are_swept_without_decoding_again(
     tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    index.build(tiny_bundle, tmp_path / "r", dataset="folder", root=corpus, split="test")
+    references.build(tiny_bundle, tmp_path / "r", dataset="folder", root=corpus, split="test")
     calls = []
     decode = Captioner.decode
     monkeypatch.setattr(

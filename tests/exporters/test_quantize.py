@@ -14,14 +14,14 @@ import typer
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from mrnn_exporters import index, plugin, quantize
+from mrnn_exporters import plugin, quantize, references
 from mrnn_exporters.datasets import Example
 from mrnn_exporters.int8 import quantize_convolutions, quantize_vocabulary
 from mrnn_runtime import BundleError, UsageError, load, load_bundle
-from mrnn_runtime.bundle import read_manifest, write_manifest
-from mrnn_runtime.consensus.references import load_references
-from mrnn_runtime.golden import replay_golden
-from mrnn_runtime.scorer import load_scorer
+from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+from mrnn_runtime.engine.golden import replay_golden
+from mrnn_runtime.engine.scorer import load_scorer
+from mrnn_runtime.reranking.references import load_references
 
 CNN = """
 <ir_version: 10, opset_import: ["": 17]>
@@ -284,8 +284,8 @@ def test_references_come_along(
     corpus = photos[0].path.parent
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
     made = tmp_path / "references"
-    index.build(source, made, dataset="folder", root=corpus, keep_captions=True)
-    index.add(made, source, reranker="consensus-cider", k=3, m=2, default=True)
+    references.build(source, made, dataset="folder", root=corpus, keep_captions=True)
+    references.add(made, source, reranker="consensus-cider", k=3, m=2, default=True)
     bundle, _, _ = quantize.run(source, tmp_path / "int8", photos)
     found, old = load_references(bundle), load_references(load_bundle(source))
     assert caplog.records == []

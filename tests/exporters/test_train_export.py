@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from mrnn_exporters import export, retrieval, train
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_runtime import load
+from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.images import read_image
-from mrnn_runtime.plugins import manager
-from mrnn_runtime.scorer import load_scorer
-from mrnn_runtime.search import load_background
+from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime.retrieval.ranking import load_background
 
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mrnn_runtime import builtins
 from mrnn_runtime.errors import PluginError
-from mrnn_runtime.plugins import KINDS
+from mrnn_runtime.plugins import builtins
+from mrnn_runtime.plugins.manager import KINDS
 from mrnn_runtime.testing import Check, checks_for, plugin_checks
 
 ROOT = Path(__file__).parents[2]

@@ -30,12 +30,12 @@ from pathlib import Path
 from mutations import copy_bundle, mutate_bundle, mutated_image, seed_bundle, seed_images
 
 import mrnn_runtime
-from mrnn_runtime.bundle import load_bundle
+from mrnn_runtime.bundle.loading import load_bundle
+from mrnn_runtime.engine.golden import replay_golden
 from mrnn_runtime.errors import ImageError, MrnnError
-from mrnn_runtime.gallery import open_gallery
-from mrnn_runtime.golden import replay_golden
 from mrnn_runtime.images import read_image, thumbnail
-from mrnn_runtime.search import load_background, rank_sentences
+from mrnn_runtime.retrieval.gallery import open_gallery
+from mrnn_runtime.retrieval.ranking import load_background, rank_sentences
 from mrnn_runtime.types import Preprocess
 
 BATCH = 100

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.references import save_references
-from mrnn_runtime.search import save_background
+from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.references import save_references
+from mrnn_runtime.retrieval.ranking import save_background
 from mrnn_runtime.testing import tiny_bundle
 from mrnn_runtime.types import EncodedImages
 

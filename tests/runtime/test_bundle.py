@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.types import DecodeOptions, Preprocess, SpecialTokens
 

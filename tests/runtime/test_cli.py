@@ -179,7 +179,7 @@ def test_a_damaged_bundle_is_3(mrnn, photos, tiny_copy):
 
 
 def test_a_provider_that_is_not_there_is_3(mrnn, photos, tiny_bundle):
-    from mrnn_runtime.providers import probe
+    from mrnn_runtime.engine.providers import probe
 
     if probe("cuda").works:
         pytest.skip("CUDA works here")
@@ -251,7 +251,7 @@ def test_verify(mrnn, tiny_bundle):
 def test_verify_notices_another_result(mrnn, tiny_copy, make_tiny_bundle, tmp_path):
     import numpy as np
 
-    from mrnn_runtime.bundle import write_manifest
+    from mrnn_runtime.bundle.loading import write_manifest
 
     manifest = json.loads((tiny_copy / "bundle.json").read_text())
     golden = dict(np.load(tiny_copy / "golden.npz"))

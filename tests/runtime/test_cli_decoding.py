@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mrnn_runtime import load
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.references import save_references
 from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.references import save_references
 
 CAPTIONS = ["a man runs on grass", "a dog 's hat", "a dog runs", "man on a hat", "grass"]
 

@@ -42,4 +42,6 @@ def test_one_caption_loads_no_rich_and_no_report(photos, tiny_bundle):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     status, *modules = done.stdout.splitlines()[-1].split()
     assert status == "0"
-    assert not {"rich", "mrnn_runtime.consensus.references", "mrnn_runtime.device"} & set(modules)
+    assert not {"rich", "mrnn_runtime.reranking.references", "mrnn_runtime.engine.device"} & set(
+        modules
+    )

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrnn_runtime.consensus import neighbours
-from mrnn_runtime.consensus.neighbours import nearest, rounded
 from mrnn_runtime.errors import UsageError
+from mrnn_runtime.reranking import neighbours
+from mrnn_runtime.reranking.neighbours import nearest, rounded
 
 
 def random_features(count, size, seed=0):

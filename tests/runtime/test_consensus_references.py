@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from mrnn_runtime.bundle import load_bundle, read_manifest, write_manifest
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.references import _arrays, load_references, save_references
+from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.bundle.vocabulary import Vocabulary
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.vocabulary import Vocabulary
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.references import _arrays, load_references, save_references
 
 CAPTIONS = {
     "a.jpg": ("A man runs on grass.", "A dog's hat", "..."),
@@ -119,7 +119,7 @@ def test_references_of_the_bundle_itself(tiny_copy, folder):
 
 
 def reseal(folder, change):
-    from mrnn_runtime import sealed
+    from mrnn_runtime.bundle import checksums as sealed
 
     top = sealed.read_manifest(folder, "references.json", 1, "")
     values = sealed.unfilled(top)

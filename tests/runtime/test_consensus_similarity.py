@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.ngrams import every_ngram, known_words, longest_ngrams, sizes
-from mrnn_runtime.consensus.similarity import bleu_f1, cider_d, mean_of_largest
 from mrnn_runtime.errors import UsageError
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.ngrams import every_ngram, known_words, longest_ngrams, sizes
+from mrnn_runtime.reranking.similarity import bleu_f1, cider_d, mean_of_largest
 
 KNOWN = 9  # words from here on are unknown to the model that hypotheses come from
 WORDS = st.lists(st.integers(4, KNOWN - 1), min_size=1, max_size=12)

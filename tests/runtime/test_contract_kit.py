@@ -10,7 +10,7 @@ import pytest
 
 import mrnn_runtime.testing
 from mrnn_runtime import Component, PluginError, UsageError, load_bundle
-from mrnn_runtime.bundle import write_manifest
+from mrnn_runtime.bundle.loading import write_manifest
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.testing import Check, checks_for, decoders, models, plugin_checks, rerankers
 

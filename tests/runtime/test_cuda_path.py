@@ -15,15 +15,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mrnn_runtime import device
-from mrnn_runtime.bundle import load_bundle
+from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.decoding.greedy import Greedy
 from mrnn_runtime.decoding.sample import Sample
+from mrnn_runtime.engine import device
+from mrnn_runtime.engine.model import load_model
+from mrnn_runtime.engine.providers import PROVIDERS, small_model
+from mrnn_runtime.engine.sessions import Session
 from mrnn_runtime.errors import ProviderError
-from mrnn_runtime.onnx_model import load_model
-from mrnn_runtime.providers import PROVIDERS, small_model
-from mrnn_runtime.sessions import Session
 from mrnn_runtime.types import DecodeOptions
 
 CPU, CUDA, TENSORRT = PROVIDERS.values()

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from mrnn_runtime.contracts import Decoder
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.decoding.greedy import Greedy
 from mrnn_runtime.decoding.sample import Sample
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.plugins.contracts import Decoder
 from mrnn_runtime.testing import TableModel, encoded_images
 from mrnn_runtime.types import DecodeOptions, Scores, SpecialTokens
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mrnn_runtime.bundle import load_bundle, write_manifest
+from mrnn_runtime.bundle.loading import load_bundle, write_manifest
+from mrnn_runtime.engine.golden import GOLDEN, replay_golden
+from mrnn_runtime.engine.model import load_model
 from mrnn_runtime.errors import BundleError
-from mrnn_runtime.golden import GOLDEN, replay_golden
-from mrnn_runtime.onnx_model import load_model
 
 NPY = (
     b"\x93NUMPY\1\0v\0"

@@ -48,7 +48,7 @@ def test_an_unknown_name_is_an_attribute_error():
         "import mrnn_runtime",
         "from mrnn_runtime import Component, DecodeOptions, MrnnError, hookimpl",
         "from mrnn_runtime import Bundle, load_bundle",
-        "from mrnn_runtime.plugins import manager; manager()",
+        "from mrnn_runtime.plugins.manager import manager; manager()",
         "from mrnn_runtime.cli import build; build()",
     ],
 )

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mrnn_runtime.bundle import load_bundle, write_manifest
+from mrnn_runtime.bundle.loading import load_bundle, write_manifest
+from mrnn_runtime.engine.model import load_model
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
-from mrnn_runtime.onnx_model import load_model
 
 PHOTOS = np.random.default_rng(7).integers(0, 256, (6, 16, 16, 3), np.uint8)
 VOCABULARY = 12
@@ -242,7 +242,7 @@ class TestLoad:
                 step_model.step(tokens(*[1] * 6), state, top_k, full=full)
 
     def test_cuda_is_refused_where_it_is_not(self, tiny_bundle):
-        from mrnn_runtime.providers import probe
+        from mrnn_runtime.engine.providers import probe
 
         if probe("cuda").works:
             pytest.skip("CUDA works here")

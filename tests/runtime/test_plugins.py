@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from mrnn_runtime import hookspecs
 from mrnn_runtime.errors import PluginError, UsageError
-from mrnn_runtime.plugins import PluginManager, manager
+from mrnn_runtime.plugins import hookspecs
+from mrnn_runtime.plugins.manager import PluginManager, manager
 
 GOOD = """
 from mrnn_runtime import Component, hookimpl
@@ -235,7 +235,7 @@ def test_a_plugin_can_fail_later(install):
 
 def test_the_manager_is_light():
     script = (
-        "import sys; from mrnn_runtime.plugins import PluginManager;"
+        "import sys; from mrnn_runtime.plugins.manager import PluginManager;"
         "PluginManager(disabled=()).components('decoders');"
         "print(sorted({'numpy', 'onnxruntime', 'PIL', 'torch', 'typer'} & set(sys.modules)))"
     )

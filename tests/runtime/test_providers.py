@@ -13,9 +13,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from mrnn_runtime import providers
+from mrnn_runtime.engine import providers
+from mrnn_runtime.engine.providers import load_onnxruntime, open_session, probe, resolve, wheels
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
-from mrnn_runtime.providers import load_onnxruntime, open_session, probe, resolve, wheels
 
 CPU, CUDA, TENSORRT = providers.PROVIDERS.values()
 

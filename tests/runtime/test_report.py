@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mrnn_runtime import UsageError
-from mrnn_runtime.report import write_report
+from mrnn_runtime.cli.report import write_report
 from mrnn_runtime.types import Caption, CaptionCandidate, Neighbour
 
 

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from mrnn_runtime import Candidate, Captioner, EncodedImages, RerankOptions, UsageError, load
-from mrnn_runtime.builtins import mrnn_rerankers
-from mrnn_runtime.bundle import load_bundle
-from mrnn_runtime.consensus.build import build_references
-from mrnn_runtime.consensus.references import save_references
-from mrnn_runtime.consensus.similarity import bleu_f1, cider_d
+from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.errors import BundleError
-from mrnn_runtime.rerankers import Consensus, consensus_bleu, consensus_cider
+from mrnn_runtime.plugins.builtins import mrnn_rerankers
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.references import save_references
+from mrnn_runtime.reranking.rerankers import Consensus, consensus_bleu, consensus_cider
+from mrnn_runtime.reranking.similarity import bleu_f1, cider_d
 from mrnn_runtime.testing import checks_for
 
 COUNT = 40
@@ -245,7 +245,7 @@ def test_a_model_without_references_is_found_out_at_once(captioner, tmp_path):
 def referenced_bundle(tiny_bundle, folder, tmp_path_factory):
     import shutil
 
-    from mrnn_runtime.bundle import read_manifest, write_manifest
+    from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 
     bundle = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("whole") / "bundle")
     shutil.copytree(folder, bundle / "references")

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from mrnn_runtime import load
-from mrnn_runtime.bundle import read_manifest, write_manifest
-from mrnn_runtime.contracts import Encoder
+from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.gallery import open_gallery
-from mrnn_runtime.scorer import load_scorer
-from mrnn_runtime.search import (
+from mrnn_runtime.plugins.contracts import Encoder
+from mrnn_runtime.retrieval.gallery import open_gallery
+from mrnn_runtime.retrieval.ranking import (
     BACKGROUND,
     find_photos,
     load_background,
@@ -228,7 +228,9 @@ class TestCommands:
     ):
         file = tmp_path / "sentences.txt"
         file.write_text("a dog\nzebra\n")
-        monkeypatch.setattr("mrnn_runtime.gallery.open_gallery", None)  # a call would fail
+        monkeypatch.setattr(
+            "mrnn_runtime.retrieval.gallery.open_gallery", None
+        )  # a call would fail
         for command in (["search", "zebra", photos], ["rank", photos, "--sentences", file]):
             found = ask(*command)
             assert found.code == 2

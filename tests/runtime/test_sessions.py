@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from mrnn_runtime import sessions
+from mrnn_runtime.bundle.manifest import TensorSpec
+from mrnn_runtime.engine import sessions
+from mrnn_runtime.engine.sessions import Session, make_session
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
-from mrnn_runtime.manifest import TensorSpec
-from mrnn_runtime.sessions import Session, make_session
 
 IMAGES = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
 

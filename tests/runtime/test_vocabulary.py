@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrnn_runtime.bundle.vocabulary import Vocabulary
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import SpecialTokens
-from mrnn_runtime.vocabulary import Vocabulary
 
 TOKENS = SpecialTokens(pad=0, bos=1, eos=2, unk=3)
 

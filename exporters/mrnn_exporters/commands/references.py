@@ -42,9 +42,9 @@ def build(
     They are features of the photos, the captions as n-grams, and how many photos each n-gram
     belongs to. Never build them of photos that you will measure on.
     """
-    from mrnn_exporters import index
+    from mrnn_exporters import references
 
-    built = index.build(
+    built = references.build(
         model,
         output,
         dataset=dataset,
@@ -80,6 +80,6 @@ def add(
     ] = False,
 ) -> None:
     """Put references into a bundle, in place of those that it has."""
-    from mrnn_exporters import index
+    from mrnn_exporters.references import add as add_references
 
-    index.add(references, bundle, reranker=reranker, k=k, m=m, default=default)
+    add_references(references, bundle, reranker=reranker, k=k, m=m, default=default)

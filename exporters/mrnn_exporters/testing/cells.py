@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mrnn_exporters.graphs import encoded_names, export_cell
 from mrnn_exporters.nets import Cell, NetConfig, pack
-from mrnn_runtime.sessions import make_session
+from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.testing.checks import require
 
 if TYPE_CHECKING:

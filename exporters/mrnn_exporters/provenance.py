@@ -1,0 +1,65 @@
+"""What a figure must be kept with, so that it can be had again: model, training, code."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrnn_runtime.bundle.loading import Bundle
+
+_NET = ("encoder.", "cell.", "tokenizer.")
+_PACKAGES = (
+    "mrnn-runtime",
+    "mrnn-exporters",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "pillow",
+    "pycocoevalcap",
+)
+
+
+def model(bundle: Bundle) -> dict[str, str]:
+    """Return name, version and a SHA-256 of what computes: graphs, weights and vocabulary."""
+    return {"name": bundle.name, "version": bundle.version, "sha256": digest(bundle)}
+
+
+def digest(bundle: Bundle) -> str:
+    """Return what changes with the net, and not with its card or its defaults."""
+    files = sorted((n, f.sha256) for n, f in bundle.files.items() if n.startswith(_NET))
+    return hashlib.sha256("".join(f"{n} {sum_}\n" for n, sum_ in files).encode()).hexdigest()
+
+
+def training(bundle: Bundle) -> dict[str, Any]:
+    """Return cell, seed and number of epochs, as far as the bundle says."""
+    config = bundle.training.get("config")
+    config = config if isinstance(config, dict) else {}
+    found = {"cell": config.get("cell"), "seed": config.get("seed")}
+    return {**found, "epochs": bundle.training.get("epochs")}
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package lies in, or None."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # one of onnxruntime's two wheels, or a checkout
+            continue
+    return found

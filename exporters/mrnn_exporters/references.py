@@ -1,0 +1,117 @@
+"""References for consensus reranking: made from a data set, and put into a bundle. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrnn_exporters import datasets
+from mrnn_exporters.encoding import encode
+from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.captioner import load
+from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.reranking.neighbours import check_dtype
+from mrnn_runtime.reranking.references import FOLDER, load_references, save_references
+from mrnn_runtime.types import RerankOptions
+
+if TYPE_CHECKING:
+    from mrnn_runtime.reranking.references import References
+
+
+def build(
+    model: str | Path,
+    output: Path,
+    *,
+    dataset: str,
+    root: Path,
+    split: str = "train",
+    dtype: str = "int8",
+    keep_captions: bool = False,
+    provider: str = "auto",
+) -> References:
+    """Build references of a split and write them into a new folder.
+
+    Args:
+        model: the folder of a bundle, or the name of an installed model.
+        output: the new folder.
+        dataset: name of the data set.
+        root: the data set's folder.
+        split: train, dev or test.
+        dtype: ``int8`` or ``float16``, of the features.
+        keep_captions: whether the folder gets a file with the readable captions.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: an unknown name, a damaged data set, more than 1 % of the photos unreadable,
+            or nothing to build references of.
+        BundleError: the bundle is damaged, or the folder cannot be written.
+        ProviderError: the provider is not really there.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} exists already", hint="name a new folder")
+    check_dtype(dtype)
+    examples = datasets.read(dataset, root, split)
+    captioner = load(model, provider=provider, threads=1)
+    examples, images = encode(captioner, examples)
+    ids = iter(captioner.vocabulary.encode_all([c for e in examples for c in e.captions]))
+    references = build_references(
+        [example.path.name for example in examples],
+        images.reference_feature,
+        [[next(ids) for _ in example.captions] for example in examples],
+        captioner.vocabulary.size,
+        dtype=dtype,
+    )
+    captions = {e.path.name: e.captions for e in examples} if keep_captions else None
+    bundle = captioner.bundle
+    save_references(references, output, bundle, source=f"{dataset} {split}", captions=captions)
+    return references
+
+
+def add(
+    references: Path,
+    folder: Path,
+    *,
+    reranker: str | None = None,
+    k: int | None = None,
+    m: int | None = None,
+    default: bool = False,
+) -> None:
+    """Put references into a bundle, in place of those that it has, and rewrite ``bundle.json``.
+
+    Args:
+        references: a folder that ``build`` wrote.
+        folder: the bundle.
+        reranker: the reranker that k and m are for.
+        k: the reranker's default, recorded in the bundle.
+        m: likewise.
+        default: whether captions are reranked by it from now on, unless told otherwise.
+
+    Raises:
+        UsageError: k, m or ``default`` without a reranker, or a number out of range.
+        BundleError: the bundle or the references are damaged, or do not belong together.
+    """
+    if reranker is None and (k or m or default):
+        raise UsageError("k, m and a default need the name of a reranker", hint="give --reranker")
+    RerankOptions(k=k, m=m)
+    bundle = load_bundle(folder)
+    load_references(bundle, references)
+    manifest = read_manifest(folder)
+    rerank: dict[str, Any] = manifest["rerank"]
+    if reranker is not None:
+        given = {name: value for name, value in (("k", k), ("m", m)) if value is not None}
+        rerank["options"] = {**rerank["options"], reranker: given}
+    if default:
+        rerank["reranker"] = reranker
+    scratch = bundle.folder / f".{FOLDER}.{os.getpid()}"
+    try:
+        shutil.copytree(references, scratch)
+        shutil.rmtree(bundle.folder / FOLDER, ignore_errors=True)
+        scratch.rename(bundle.folder / FOLDER)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be written: {error}", hint="copy it first") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    write_manifest(folder, manifest)

@@ -1,0 +1,87 @@
+"""The bundle: one folder that holds a model and everything that must not drift apart from it.
+
+A bundle is data, never code: nothing here unpickles, and no name in a bundle leads out of its
+folder. Its checksums guard against damage and drift, so that one changed byte in any file is an
+error. They do not say who made it; where that matters, take bundles from a source that you trust.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.bundle import checksums
+from mrnn_runtime.bundle.checksums import FileFact
+from mrnn_runtime.bundle.manifest import (
+    MANIFEST,
+    Bundle,
+    GraphSpec,
+    StateSpec,
+    TensorSpec,
+    parse,
+)
+from mrnn_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Bundle",
+    "FileFact",
+    "GraphSpec",
+    "StateSpec",
+    "TensorSpec",
+    "load_bundle",
+    "read_manifest",
+    "write_manifest",
+]
+
+FORMAT_VERSION = 1
+_HINT = "copy, download or export the bundle again; bundle.json is not written by hand"
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle and check all that it says: format, fields, paths, checksums, tensors.
+
+    Raises:
+        BundleError: the folder is no bundle, or a damaged, unsafe or newer one.
+    """
+    root = Path(os.path.realpath(folder))
+    if not (root / MANIFEST).is_file():
+        raise BundleError(
+            f"{folder} is no bundle: it holds no {MANIFEST}",
+            hint="name the folder of a bundle, or a model that `mrnn models` lists",
+        )
+    bundle = parse(root, checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT))
+    checksums.check_files(root, MANIFEST, bundle.files, _HINT)
+    return bundle
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Return what ``write_manifest`` takes, so that a bundle can be given more files or fields.
+
+    Raises:
+        BundleError: ``bundle.json`` is missing, damaged or newer.
+    """
+    root = Path(os.path.realpath(folder))
+    return checksums.unfilled(checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT))
+
+
+def write_manifest(folder: Path | str, manifest: Mapping[str, Any]) -> None:
+    """Write ``bundle.json``, with the size and the checksum of every file of the folder filled in.
+
+    It is checked as loading would check it, before an older one is replaced.
+
+    Args:
+        folder: where the bundle's other files lie already. Hidden files are no part of a bundle.
+        manifest: the fields of ``bundle.json``; ``format``, ``files`` and the seal come from here.
+
+    Raises:
+        BundleError: a field is missing or wrong, or a file has a name or place that no bundle has.
+    """
+    root = Path(os.path.realpath(folder))
+    checksums.write_manifest(
+        root, MANIFEST, manifest, FORMAT_VERSION, _HINT, lambda top: parse(root, top)
+    )

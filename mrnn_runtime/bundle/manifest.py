@@ -1,0 +1,367 @@
+"""What ``bundle.json`` says: its fields as data, and the checks that they fit together.
+
+Nothing here touches a file; :mod:`mrnn_runtime.bundle.loading` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.bundle.checksums import FileFact, file_facts
+from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from mrnn_runtime.bundle.fields import Fields
+
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+# A bundle that asks for more than this would keep a machine busy for ever, or fill its memory.
+MOST_PIXELS_A_SIDE = 4096
+MOST_OF_AN_OPTION = 1000
+_COSTLY = ("beam_size", "n_best", "min_length", "max_length")
+DTYPES = ("bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor of a graph.
+
+    Attributes:
+        name: its name in the graph.
+        dtype: numpy's name of its type, for example ``float32``.
+        shape: its dimensions; a text stands for a free one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        """Write it as the docstrings do, for example ``image_term float32 [n, 512]``."""
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """An ONNX file and the tensors that go in and out."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """One recurrent state of the cell.
+
+    Attributes:
+        input: the cell's input that takes it.
+        output: the cell's output that hands on the next one.
+        init: ``zeros``, or the encoder's output that it starts from.
+    """
+
+    input: str
+    output: str
+    init: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose facts have been checked: its folder, and the fields of ``bundle.json``.
+
+    Attributes:
+        folder: where it lies, absolute.
+        name: the model's name.
+        version: the model's version.
+        licence: the terms of the weights.
+        summary: one line for a list of models.
+        precision: the arithmetic of the graphs, for example ``fp32``.
+        opset: ONNX operator set of the graphs.
+        preprocess: how a photo becomes the encoder's input.
+        encoder: image uint8 [n, h, w, 3] -> image inputs [n, ...], reference_feature float32
+            [n, d], initial states [n, ...].
+        cell: token int64 [r], image inputs, states, k int64 [1] -> log_probs float32 [r, V],
+            best_values float32 [r, k], best_ids int64 [r, k], next states.
+        readout: the cell above a recurrence that never sees the image, or None: token int64 [t],
+            some of the states after that token [t, ...], image inputs [n, ...] -> log_probs
+            float32 [t, n, V].
+        image_inputs: outputs of the encoder that the cell takes.
+        state: the recurrent states, at least one.
+        tokens: the ids of the tokens that are no words.
+        vocabulary_size: V, special tokens included.
+        decoder: name of the default decoder.
+        decode_options: default options of the search.
+        reranker: name of the default reranker, or None.
+        rerank_options: default options of rerankers, by the reranker's name.
+        training: how the model came about; free facts.
+        files: every file of the folder but bundle.json, by relative POSIX path.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    licence: str
+    summary: str
+    precision: str
+    opset: int
+    preprocess: Preprocess
+    encoder: GraphSpec
+    cell: GraphSpec
+    readout: GraphSpec | None
+    image_inputs: tuple[str, ...]
+    state: tuple[StateSpec, ...]
+    tokens: SpecialTokens
+    vocabulary_size: int
+    decoder: str
+    decode_options: DecodeOptions
+    reranker: str | None
+    rerank_options: Mapping[str, RerankOptions]
+    training: Mapping[str, object]
+    files: Mapping[str, FileFact]
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the bundle's files.
+
+        Raises:
+            BundleError: the bundle lists no such file.
+        """
+        if name not in self.files:
+            raise BundleError(f"{self.folder} holds no {name}", hint="export the bundle again")
+        return self.folder / name
+
+
+def parse(folder: Path, top: Fields) -> Bundle:
+    """Turn the fields of ``bundle.json`` into a Bundle and check that they fit together.
+
+    Raises:
+        BundleError: a field is missing, wrong, or contradicts another; the message names it.
+    """
+    size = top.integer("vocabulary_size", 5)
+    decode = top.fields("decode")
+    rerank = top.fields("rerank")
+    bundle = Bundle(
+        folder=folder,
+        name=top.text("name"),
+        version=top.text("version"),
+        licence=top.text("licence"),
+        summary=top.text("summary"),
+        precision=top.text("precision"),
+        opset=top.integer("opset", 1),
+        preprocess=_preprocess(top),
+        encoder=_graph(top.fields("encoder")),
+        cell=_graph(top.fields("cell")),
+        readout=_graph(top.fields("readout")) if "readout" in top.values else None,
+        image_inputs=top.names("image_inputs"),
+        state=tuple(map(_state, top.each("state"))),
+        tokens=_tokens(top, size),
+        vocabulary_size=size,
+        decoder=decode.text("decoder"),
+        decode_options=_decode_options(decode, size),
+        reranker=None if rerank.values.get("reranker") is None else rerank.text("reranker"),
+        rerank_options=_rerank_options(rerank.fields("options")),
+        training=top.fields("training").values,
+        files=file_facts(top, MANIFEST),
+    )
+    graphs = [graph for graph in (bundle.encoder, bundle.cell, bundle.readout) if graph]
+    for name in (*(graph.file for graph in graphs), TOKENIZER):
+        if name not in bundle.files:
+            raise top.wrong("files", f"must list {name}")
+    _check_encoder(bundle, top)
+    _check_images_and_states(bundle, top)
+    _check_cell(bundle, top)
+    if bundle.readout is not None:
+        _check_readout(bundle, bundle.readout, top)
+    return bundle
+
+
+def _preprocess(top: Fields) -> Preprocess:
+    node = top.fields("preprocess")
+    height, width = node.integer("height"), node.integer("width")
+    if max(height, width) > MOST_PIXELS_A_SIDE:
+        raise top.wrong("preprocess", f"must ask for at most {MOST_PIXELS_A_SIDE} pixels a side")
+    reduced = node.values.get("reduced", False)  # bundles that are older do not say
+    if not isinstance(reduced, bool):
+        raise node.wrong("reduced", "must be true or false")
+    try:
+        return Preprocess(height, width, node.text("resize"), node.text("interpolation"), reduced)
+    except UsageError as error:
+        raise top.wrong("preprocess", f"is refused: {error}") from error
+
+
+def _tokens(top: Fields, size: int) -> SpecialTokens:
+    node = top.fields("tokens")
+    ids = [node.integer(key) for key in ("pad", "bos", "eos", "unk")]
+    if len(set(ids)) < len(ids) or max(ids) >= size:
+        raise top.wrong("tokens", f"must be four different ids below vocabulary_size {size}")
+    return SpecialTokens(*ids)
+
+
+def _decode_options(decode: Fields, size: int) -> DecodeOptions:
+    node = decode.fields("options")
+    known = dataclasses.asdict(DecodeOptions())
+    options: dict[str, Any] = {}
+    for key in node.values:
+        match known.get(key):
+            case tuple():
+                tokens = node.take(key, list, "a list of token ids")
+                if not all(type(token) is int and 0 <= token < size for token in tokens):
+                    raise node.wrong(key, f"must be a list of token ids below {size}")
+                options[key] = tuple(tokens)
+            case float():
+                options[key] = node.number(key)
+            case int():
+                options[key] = node.integer(key)
+                if key in _COSTLY and options[key] > MOST_OF_AN_OPTION:
+                    raise node.wrong(key, f"must be at most {MOST_OF_AN_OPTION}")
+            case _:
+                raise node.wrong(key, f"is no option; the options are {', '.join(known)}")
+    try:
+        return DecodeOptions(**options)
+    except UsageError as error:
+        raise decode.wrong("options", f"are refused: {error}") from error
+
+
+def _rerank_options(node: Fields) -> dict[str, RerankOptions]:
+    options = {}
+    for name in node.values:
+        own = node.fields(name)
+        given: dict[str, Any] = {"k": None, "m": None}
+        for key in own.values:
+            if key not in given:
+                raise own.wrong(key, f"is no option; the options are {', '.join(given)}")
+            given[key] = own.integer(key, 1)
+        options[name] = RerankOptions(**given)
+    return options
+
+
+def _state(node: Fields) -> StateSpec:
+    return StateSpec(node.text("input"), node.text("output"), node.text("init"))
+
+
+def _graph(node: Fields) -> GraphSpec:
+    return GraphSpec(node.text("file"), _tensors(node, "inputs"), _tensors(node, "outputs"))
+
+
+def _tensors(node: Fields, key: str) -> tuple[TensorSpec, ...]:
+    specs = tuple(map(_tensor, node.each(key)))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise node.wrong(key, "names a tensor twice")
+    return specs
+
+
+def _tensor(node: Fields) -> TensorSpec:
+    dtype = node.text("dtype")
+    if dtype not in DTYPES:
+        raise node.wrong("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype}")
+    shape = node.take("shape", list, "a list")
+    if not all((type(d) is int and d > 0) or (isinstance(d, str) and d) for d in shape):
+        raise node.wrong("shape", "must hold positive numbers, and names for free dimensions")
+    return TensorSpec(node.text("name"), dtype, tuple(shape))
+
+
+def _check_encoder(bundle: Bundle, top: Fields) -> None:
+    size = (bundle.preprocess.height, bundle.preprocess.width, 3)
+    match bundle.encoder.inputs:
+        case (TensorSpec(dtype="uint8", shape=(str(), *rest)),) if tuple(rest) == size:
+            pass
+        case _:
+            wanted = f"[n, {size[0]}, {size[1]}, 3], as preprocess says"
+            raise top.wrong("encoder.inputs", f"must be one tensor, uint8 {wanted}")
+    outputs = {tensor.name: tensor for tensor in bundle.encoder.outputs}
+    match outputs.get("reference_feature"):
+        case TensorSpec(dtype="float32", shape=(str(), int())):
+            pass
+        case _:
+            raise top.wrong("encoder.outputs", "must hold reference_feature float32 [n, d]")
+
+
+def _check_images_and_states(bundle: Bundle, top: Fields) -> None:
+    encoded = {tensor.name: tensor for tensor in bundle.encoder.outputs}
+    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+    outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
+    pairs = [
+        ("image_inputs", f"encoder output {name}", encoded.get(name), inputs.get(name))
+        for name in bundle.image_inputs
+    ]
+    for state in bundle.state:
+        taken, handed_on = inputs.get(state.input), outputs.get(state.output)
+        pairs.append(("state", f"cell output {state.output}", handed_on, taken))
+        if state.init != "zeros":
+            pairs.append(("state", f"encoder output {state.init}", encoded.get(state.init), taken))
+    for key, name, source, sink in pairs:
+        if source is None or sink is None or not _fits(source, sink):
+            raise top.wrong(
+                key,
+                f"feeds {name} ({source or 'missing'}) to a cell input ({sink or 'missing'}): both"
+                " must be there, with one dtype and shape, free in the first dimension only",
+            )
+    if not bundle.state:
+        raise top.wrong("state", "must name at least one state of the cell")
+
+
+def _fits(source: TensorSpec, sink: TensorSpec) -> bool:
+    """Tell whether the one can be fed as the other: same dtype, any number of equal rows."""
+    match (source.shape, sink.shape):
+        case ((str(), *one), (str(), *other)):
+            sizes_fit = one == other and all(isinstance(size, int) for size in one)
+            return sizes_fit and source.dtype == sink.dtype
+    return False
+
+
+def _check_cell(bundle: Bundle, top: Fields) -> None:
+    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+    outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
+    width = bundle.vocabulary_size
+    wanted_inputs = [
+        TensorSpec("token", "int64", ("r",)),
+        TensorSpec("k", "int64", (1,)),
+        *(inputs[name] for name in bundle.image_inputs),
+        *(inputs[state.input] for state in bundle.state),
+    ]
+    wanted_outputs = [
+        TensorSpec("log_probs", "float32", ("r", width)),
+        TensorSpec("best_values", "float32", ("r", "k")),
+        TensorSpec("best_ids", "int64", ("r", "k")),
+        *(outputs[state.output] for state in bundle.state),
+    ]
+    for key, found, wanted in (
+        ("cell.inputs", bundle.cell.inputs, wanted_inputs),
+        ("cell.outputs", bundle.cell.outputs, wanted_outputs),
+    ):
+        if not same_tensors(found, wanted):
+            raise top.wrong(
+                key,
+                f"must be, with a vocabulary_size of {width}: {'; '.join(map(str, wanted))};"
+                f" but they are: {'; '.join(map(str, found))}",
+            )
+
+
+def _check_readout(bundle: Bundle, readout: GraphSpec, top: Fields) -> None:
+    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+    taken = [tensor.name for tensor in readout.inputs]
+    states = [state.input for state in bundle.state if state.input in taken]
+    wanted = [
+        TensorSpec("token", "int64", ("t",)),
+        *(inputs[name] for name in (*bundle.image_inputs, *states)),
+    ]
+    if not same_tensors(readout.inputs, wanted):
+        words = "must be token, all image inputs and some of the states, as the cell has them"
+        raise top.wrong("readout.inputs", words)
+    scores = TensorSpec("log_probs", "float32", ("t", "n", bundle.vocabulary_size))
+    if not same_tensors(readout.outputs, [scores]):
+        raise top.wrong("readout.outputs", f"must be {scores}")
+
+
+def same_tensors(some: Iterable[TensorSpec], others: Iterable[TensorSpec]) -> bool:
+    """Tell whether two lists describe the same tensors, whatever free dimensions are called."""
+    return sorted(map(_anonymous, some)) == sorted(map(_anonymous, others))
+
+
+def _anonymous(tensor: TensorSpec) -> tuple[str, str, list[int]]:
+    return tensor.name, tensor.dtype, [d if isinstance(d, int) else 0 for d in tensor.shape]

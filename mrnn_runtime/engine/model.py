@@ -1,0 +1,302 @@
+"""A bundle's graphs as an Encoder, a StepModel and, where there is one, a readout.
+
+On the CPU and in float32, no result depends by a single bit on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrnn_runtime.bundle.manifest import same_tensors
+from mrnn_runtime.engine.onnx_wire import check_plain
+from mrnn_runtime.engine.providers import CUDA_GRAPHS, PROVIDERS, resolve
+from mrnn_runtime.engine.sessions import make_session
+from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.types import EncodedImages, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from mrnn_runtime.bundle.manifest import Bundle, GraphSpec, TensorSpec
+    from mrnn_runtime.engine.device import DeviceSession
+    from mrnn_runtime.engine.sessions import Session
+    from mrnn_runtime.types import SpecialTokens
+
+_SIZES = (8, 4, 1)
+
+
+def load_model(
+    bundle: Bundle, provider: str = "auto", threads: int = 0
+) -> tuple[OnnxEncoder, OnnxStepModel]:
+    """Start the two graphs of a bundle, both on the same provider.
+
+    Args:
+        bundle: from ``load_bundle``.
+        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
+            fall back.
+        threads: CPU threads that share one run; 0 takes one a core.
+
+    Raises:
+        UsageError: there is no such provider.
+        ProviderError: the provider is not really there.
+        BundleError: a graph does not load, or is not the one that bundle.json describes.
+    """
+    word = resolve(provider)
+    # Of the encoder, which runs once a photo, a CUDA graph would spare next to nothing.
+    for_encoder = "cuda" if word == CUDA_GRAPHS else word
+    with ThreadPoolExecutor(1) as pool:  # graphs are prepared outside of Python's lock
+        encoder = pool.submit(OnnxEncoder, bundle, for_encoder, threads)
+        model = OnnxStepModel(bundle, word, threads)
+        return encoder.result(), model
+
+
+class OnnxEncoder:
+    """The encoder's graph; fulfils ``Encoder``."""
+
+    __slots__ = ("_image", "_inputs", "_outputs", "_session")
+
+    def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
+        """Start the graph; arguments and errors are those of ``load_model``."""
+        self._session = _start(bundle, bundle.encoder, provider, threads)
+        (self._image,) = bundle.encoder.inputs
+        starts = [state.init for state in bundle.state if state.init != "zeros"]
+        self._inputs = (*bundle.image_inputs, *starts)
+        wanted = {*self._inputs, "reference_feature"}
+        self._outputs = [tensor for tensor in bundle.encoder.outputs if tensor.name in wanted]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs, for example CPUExecutionProvider."""
+        return self._session.provider
+
+    def encode(self, images: NDArray[np.uint8]) -> EncodedImages:
+        """Encode images, uint8 [n, h, w, 3] RGB; n may be 0.
+
+        Raises:
+            UsageError: the images have another dtype or shape.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self._image.shape[1:]:
+            raise UsageError(
+                f"the encoder takes {self._image}, not {images.dtype} {list(images.shape)}"
+            )
+        names = [tensor.name for tensor in self._outputs]
+        if len(images):
+            parts = [
+                self._session.run(names, {self._image.name: images[some]})
+                for some in _pieces(len(images))
+            ]
+            arrays = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        else:
+            arrays = [_zeros(tensor, 0) for tensor in self._outputs]
+        found = dict(zip(names, arrays, strict=True))
+        return EncodedImages(
+            inputs={name: found[name] for name in self._inputs},
+            reference_feature=found["reference_feature"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxState:
+    """What the cell takes beside the token, for r rows; fulfils ``State``.
+
+    Attributes:
+        arrays: by the cell's input, each [r, ...]: the image inputs and the recurrent states; on a
+            GPU not arrays but DeviceRows.
+    """
+
+    arrays: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        """Return r."""
+        return len(next(iter(self.arrays.values())))
+
+    def take(self, rows: NDArray[np.int64]) -> OnnxState:
+        """Return the state of ``rows``, int64 [r'], in that order; any row any number of times."""
+        return OnnxState({name: array.take(rows, axis=0) for name, array in self.arrays.items()})
+
+
+class OnnxStepModel:
+    """The cell's graph; fulfils ``StepModel``."""
+
+    __slots__ = ("_bundle", "_session", "_specs")
+
+    def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
+        """Start the graph; arguments and errors are those of ``load_model``."""
+        self._bundle = bundle
+        session = _start(bundle, bundle.cell, provider, threads)
+        self._session: Session | DeviceSession = session
+        if session.provider != PROVIDERS["cpu"]:
+            from mrnn_runtime.engine.device import DeviceSession
+
+            self._session = DeviceSession(session, graphs=provider == CUDA_GRAPHS)
+        self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs, for example CPUExecutionProvider."""
+        return self._session.provider
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """The ids of pad, bos, eos and unk."""
+        return self._bundle.tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, special tokens included."""
+        return self._bundle.vocabulary_size
+
+    def start(self, images: EncodedImages) -> OnnxState:
+        """Return the state before the start sign: one row an image, in order."""
+        place = self._session.place
+        arrays = {name: place(images.inputs[name]) for name in self._bundle.image_inputs}
+        for state in self._bundle.state:
+            if state.init == "zeros":
+                arrays[state.input] = place(_zeros(self._specs[state.input], len(images)))
+            else:
+                arrays[state.input] = place(images.inputs[state.init])
+        return OnnxState(arrays)
+
+    def step(
+        self, tokens: NDArray[np.int64], state: OnnxState, top_k: int, *, full: bool = False
+    ) -> tuple[Scores, OnnxState]:
+        """Feed one token to each row.
+
+        Args:
+            tokens: int64 [r], the last token of each row (bos at first).
+            state: what ``start`` or the step before returned, of r rows.
+            top_k: how many of the best tokens to return; more than V is cut to V.
+            full: whether ``Scores.log_probs`` is wanted as well.
+
+        Returns:
+            The scores of the next token, and the new state of the same r rows.
+
+        Raises:
+            UsageError: the tokens are not r ids of the vocabulary, or top_k is negative.
+            BundleError: the scores are not finite.
+        """
+        rows, k = len(tokens), min(top_k, self.vocabulary_size)
+        self._check(tokens, state, k)
+        if rows == 0:  # not every provider takes empty tensors
+            return self._no_rows(k, full), state
+        best = ["best_values", "best_ids"] if k else []
+        rest = ["log_probs"] if full else []
+        after = [spec.output for spec in self._bundle.state]
+        feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
+        names = [*best, *rest, *after]
+        found = dict(zip(names, self._session.run(names, feeds, after), strict=True))
+        scores = Scores(
+            ids=found["best_ids"] if k else np.empty((rows, 0), np.int64),
+            values=found["best_values"] if k else np.empty((rows, 0), np.float32),
+            log_probs=found.get("log_probs"),
+        )
+        self._check_finite(scores)
+        states = {spec.input: found[spec.output] for spec in self._bundle.state}
+        return scores, OnnxState({**state.arrays, **states})
+
+    def _check(self, tokens: NDArray[np.int64], state: OnnxState, k: int) -> None:
+        if k < 0:
+            raise UsageError(f"top_k must not be negative, not {k}")
+        if tokens.dtype != np.int64 or tokens.shape != (len(state),):
+            raise UsageError(
+                f"tokens must be int64 [{len(state)}], not {tokens.dtype} {list(tokens.shape)}"
+            )
+        # ONNX takes -1 for the last token. As an unsigned number it is one that is too large.
+        if len(tokens) and tokens.view(np.uint64).max() >= self.vocabulary_size:
+            raise UsageError(f"tokens must be ids below {self.vocabulary_size}")
+
+    def _no_rows(self, k: int, full: bool) -> Scores:
+        return Scores(
+            ids=np.empty((0, k), np.int64),
+            values=np.empty((0, k), np.float32),
+            log_probs=np.empty((0, self.vocabulary_size), np.float32) if full else None,
+        )
+
+    def _check_finite(self, scores: Scores) -> None:
+        for array in (scores.values, scores.log_probs):
+            if array is not None and not np.isfinite(array).all():
+                raise BundleError(
+                    f"{self._bundle.file(self._bundle.cell.file)} gives scores that are not finite",
+                    hint="check the bundle with mrnn verify; its training may have diverged",
+                )
+
+
+class OnnxReadout:
+    """The readout's graph: the upper half of the cell, for pairs of a prefix and an image.
+
+    Its first input is the last token of each prefix, the state is what the cell made of it.
+    """
+
+    __slots__ = ("_bundle", "_inputs", "_session")
+
+    def __init__(
+        self, bundle: Bundle, graph: GraphSpec, provider: str = "auto", threads: int = 0
+    ) -> None:
+        """Start the graph; arguments and errors are those of ``load_model``."""
+        self._bundle = bundle
+        self._session = _start(bundle, graph, provider, threads)
+        self._inputs = {tensor.name for tensor in graph.inputs}
+
+    def states(self, state: OnnxState) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a state that the graph reads, each [t, ...]; no image inputs."""
+        names = [spec.input for spec in self._bundle.state if spec.input in self._inputs]
+        return {name: np.asarray(state.arrays[name]) for name in names}
+
+    def log_probs(
+        self,
+        tokens: NDArray[np.int64],
+        states: Mapping[str, NDArray[Any]],
+        images: EncodedImages,
+    ) -> NDArray[np.float32]:
+        """Return the next token's distribution, float32 [t, n, V].
+
+        Args:
+            tokens: int64 [t], the last token of each prefix.
+            states: from ``states``, after that token, each [t, ...].
+            images: n images.
+        """
+        feeds = {name: images.inputs[name] for name in self._bundle.image_inputs}
+        (found,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
+        return found
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    """Cut ``count`` images into pieces of few sizes.
+
+    ONNX Runtime keeps memory for every shape that it has met, half a gigabyte of it where any
+    number of images may come; and larger pieces gain nothing on a CPU.
+    """
+    start = 0
+    for size in _SIZES:
+        while count - start >= size:
+            yield slice(start, start + size)
+            start += size
+
+
+def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Session:
+    """Start a graph and hold it against what bundle.json says of it."""
+    path = bundle.file(graph.file)
+    check_plain(path)
+    session = make_session(path, provider, threads)
+    for kind, found, wanted in (
+        ("inputs", session.inputs, graph.inputs),
+        ("outputs", session.outputs, graph.outputs),
+    ):
+        if not same_tensors(found, wanted):
+            raise BundleError(
+                f"{path} has the {kind} {'; '.join(map(str, found))};"
+                f" bundle.json says {'; '.join(map(str, wanted))}",
+                hint="export the bundle again",
+            )
+    return session
+
+
+def _zeros(tensor: TensorSpec, rows: int) -> NDArray[Any]:
+    sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
+    return np.zeros((rows, *sizes), tensor.dtype)

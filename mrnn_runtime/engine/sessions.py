@@ -1,0 +1,167 @@
+"""ONNX Runtime sessions: every option that is not the default is set here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrnn_runtime.bundle.manifest import TensorSpec
+from mrnn_runtime.engine.providers import (
+    PROVIDERS,
+    load_onnxruntime,
+    one_line,
+    open_session,
+    resolve,
+    small_model,
+)
+from mrnn_runtime.errors import BundleError, MrnnError, ProviderError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+# By the names that ONNX Runtime gives to types of tensors: numpy's name, and ONNX's number.
+_TYPES = {
+    "tensor(bool)": ("bool", 9),
+    "tensor(double)": ("float64", 11),
+    "tensor(float)": ("float32", 1),
+    "tensor(float16)": ("float16", 10),
+    "tensor(int32)": ("int32", 6),
+    "tensor(int64)": ("int64", 7),
+    "tensor(int8)": ("int8", 3),
+    "tensor(uint8)": ("uint8", 2),
+}
+
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """Return how many cores this process may keep busy, by its affinity and its container."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(allowed, _quota() or allowed)
+
+
+def _quota() -> int:
+    """Return how many whole cores a container's quota pays for, at least 1; 0 without a quota."""
+    try:
+        quota, _, period = _QUOTA.read_text(encoding="ascii").partition(" ")
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no such control group, or no limit: "max 100000"
+        return 0
+
+
+class Session:
+    """A graph that is ready to run; may be used by several threads at a time.
+
+    Attributes:
+        provider: the execution provider that it really runs on.
+        inputs: what goes in, in the order of the graph.
+        outputs: what comes out.
+    """
+
+    __slots__ = ("_path", "_session", "inputs", "outputs", "provider")
+
+    def __init__(self, session: Any, path: Path) -> None:  # noqa: ANN401
+        """Wrap an ``onnxruntime.InferenceSession`` of the file ``path``."""
+        self._session = session
+        self._path = path
+        self.provider: str = session.get_providers()[0]
+        self.inputs = tuple(map(_tensor, session.get_inputs()))
+        self.outputs = tuple(map(_tensor, session.get_outputs()))
+
+    def place(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return rows, [r, ...], where the graph wants them: as they are."""
+        return array
+
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]], kept: Sequence[str] = ()
+    ) -> list[NDArray[Any]]:
+        """Compute the outputs that are named, at least one; others are not copied out.
+
+        Args:
+            outputs: their names.
+            feeds: the inputs.
+            kept: outputs that go back into the graph only, which makes no difference here.
+
+        Raises:
+            BundleError: the graph fails on the CPU.
+            ProviderError: it fails on another provider, for want of memory for example.
+        """
+        try:
+            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:  # the exceptions of ONNX Runtime share no base
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> MrnnError:
+        """Return what a failure of the graph is to us."""
+        message = f"{self._path} failed on {self.provider}: {one_line(error)}"
+        if self.provider == PROVIDERS["cpu"]:
+            return BundleError(message, hint="check the bundle with mrnn verify")
+        return ProviderError(message, hint="take smaller batches, or another provider")
+
+    @property
+    def native(self) -> Any:  # noqa: ANN401
+        """The ``onnxruntime.InferenceSession``."""
+        return self._session
+
+
+def make_session(path: Path, provider: str, threads: int = 0) -> Session:
+    """Create the session of an ONNX file.
+
+    Args:
+        path: the file; its external data lie beside it.
+        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
+            fall back.
+        threads: CPU threads that share one run; 0 takes one a core.
+
+    Raises:
+        UsageError: there is no such provider, or the number of threads is negative.
+        ProviderError: the provider is not really there.
+        BundleError: the file cannot be loaded.
+    """
+    if threads < 0:
+        raise UsageError(f"threads must not be negative, not {threads}")
+    word = resolve(provider)
+    return Session(open_session(str(path), word, _options(threads)), path)
+
+
+def gather_session(kind: str, dimensions: int, provider: str) -> Session:
+    """Create a session that takes rows: x [r, ...] of any size, rows int64 [s] -> y [s, ...].
+
+    Args:
+        kind: of x, ``tensor(float)`` for example.
+        dimensions: of x.
+        provider: ``cuda``, say.
+
+    Raises:
+        ProviderError: the provider is not really there.
+    """
+    _, number = _TYPES[kind]
+    _, whole = _TYPES["tensor(int64)"]
+    facts = (number, dimensions)
+    model = small_model("Gather", {"x": facts, "rows": (whole, 1)}, facts)
+    return Session(open_session(model, provider, _options(1)), Path("the gather of rows"))
+
+
+def _options(threads: int) -> Any:  # noqa: ANN401 - an onnxruntime.SessionOptions
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    # Left alone, ONNX Runtime looks at the affinity and not at a container's quota.
+    options.intra_op_num_threads = threads or (cores() if _quota() else 0)
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Spinning gains little on an idle machine, and cost up to 70 % on one with other work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What matters becomes an exception; the rest would only mix with our own output.
+    options.log_severity_level = 4
+    return options
+
+
+def _tensor(node: Any) -> TensorSpec:  # noqa: ANN401 - an onnxruntime.NodeArg
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in node.shape)
+    dtype, _ = _TYPES.get(node.type, (node.type, 0))
+    return TensorSpec(node.name, dtype, shape)

@@ -1,0 +1,122 @@
+"""References from features and captions.
+
+Letters in shapes: n images, c captions, d feature size, p positions, g n-grams, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrnn_runtime.errors import UsageError
+from mrnn_runtime.reranking import ngrams as grams
+from mrnn_runtime.reranking.neighbours import rounded
+from mrnn_runtime.reranking.references import References
+from mrnn_runtime.reranking.similarity import Frequencies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def build_references(
+    images: Sequence[str],
+    features: NDArray[np.float32],
+    captions: Sequence[Sequence[Sequence[int]]],
+    vocabulary_size: int,
+    *,
+    dtype: str = "int8",
+) -> References:
+    """Build references in memory.
+
+    Frequencies and norms are exact, those of n-grams with words that the model does not know too;
+    the n-grams themselves are kept as far as the model knows their words, since no caption of its
+    own can have others.
+
+    Args:
+        images: ids, for example names of files.
+        features: float32 [n, d], of each image.
+        captions: of each image the captions, as ids of words; a word that the model does not know
+            has an id of V or more, the same one wherever it occurs. Captions without words are
+            left out, and images without captions.
+        vocabulary_size: V, special tokens included.
+        dtype: ``int8`` or ``float16``, of the features that are kept.
+
+    Raises:
+        UsageError: no caption has a word, there are more than 65,535 different words, or a feature
+            is not finite.
+    """
+    said = [[list(caption) for caption in group if caption] for group in captions]
+    kept = np.array([i for i, group in enumerate(said) if group], np.int64)
+    sentences = [caption for group in said for caption in group]
+    if not sentences:
+        raise UsageError("there is no caption with a word in it", hint="check the data set")
+    most = max(map(max, sentences)) + 1
+    if most > grams.MOST_WORDS:
+        raise UsageError(
+            f"the captions and the vocabulary have {most} different words; references hold"
+            f" {grams.MOST_WORDS}",
+            hint="build them of fewer captions",
+        )
+    first_caption = _starts([len(said[i]) for i in kept])
+    longest, owner = grams.longest_ngrams(sentences)
+    image = np.repeat(np.arange(len(kept)), [len(said[i]) for i in kept])
+    frequent, counts, norms = _weigh(longest, owner, image)
+    known = grams.known_words(longest, vocabulary_size)
+    order = np.lexsort((known, owner))
+    order = order[known[order] > 0]
+    useful = grams.known_words(frequent, vocabulary_size) == frequent
+    return References(
+        images=tuple(images[i] for i in kept),
+        features=rounded(features[kept], dtype),
+        first_caption=first_caption,
+        first_ngram=_starts(np.bincount(owner[order], minlength=len(sentences)).tolist()),
+        ngrams=known[order],
+        lengths=_narrow(np.array([len(sentence) for sentence in sentences])),
+        norms=norms.astype(np.float32),
+        frequencies=Frequencies(len(kept), frequent[useful], _narrow(counts[useful])),
+    )
+
+
+def _weigh(
+    longest: NDArray[np.uint64], owner: NDArray[np.int64], image: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]:
+    """Count n-grams.
+
+    Args:
+        longest: uint64 [p], from ``longest_ngrams``.
+        owner: int64 [p], the caption of each.
+        image: int64 [c], the image of each caption.
+
+    Returns:
+        The n-grams of two images or more, ascending, uint64 [g], in how many images they are,
+        int64 [g], and the norms of the captions' weighted n-grams, float64 [c, 4].
+    """
+    frequent, frequencies = [], []
+    norms = np.zeros((len(image), grams.LONGEST))
+    images = int(image[-1]) + 1
+    for column, (where, ngrams) in enumerate(grams.every_ngram(longest)):
+        different, index = np.unique(ngrams, return_inverse=True)
+        pairs = np.unique(index * images + image[owner[where]])
+        counts = np.bincount(pairs // images, minlength=len(different))
+        weights = np.log(float(images)) - np.log(counts)
+        cells, times = np.unique(owner[where] * len(different) + index, return_counts=True)
+        caption, ngram = np.divmod(cells, max(1, len(different)))
+        squares = (times * weights[ngram]) ** 2
+        norms[:, column] = np.sqrt(np.bincount(caption, squares, minlength=len(image)))
+        frequent.append(different[counts > 1])
+        frequencies.append(counts[counts > 1])
+    return np.concatenate(frequent), np.concatenate(frequencies), norms
+
+
+def _starts(counts: Sequence[int]) -> NDArray[np.unsignedinteger]:
+    return _narrow(np.fromiter(chain([0], accumulate(counts)), np.int64, len(counts) + 1))
+
+
+def _narrow(numbers: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """Return the numbers in the smallest unsigned type that holds them."""
+    kind: type[np.unsignedinteger] = np.min_scalar_type(int(numbers.max(initial=0))).type
+    return numbers.astype(kind)

@@ -1,0 +1,164 @@
+"""The rerankers that every installation has."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mrnn_runtime.reranking.references import load_references
+from mrnn_runtime.reranking.similarity import bleu_f1, cider_d, mean_of_largest
+from mrnn_runtime.types import Neighbour
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime.reranking.references import References
+    from mrnn_runtime.reranking.similarity import Captions
+    from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
+
+    Similarity = Callable[[Sequence[Sequence[int]], Captions], NDArray[np.float64]]
+
+# A reference closer to a photo than this share of the photo's feature is the photo itself: saved
+# anew, perhaps, or encoded on another device.
+SAME_PHOTO = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+def consensus_cider(bundle: Bundle, options: RerankOptions) -> Consensus:
+    """Prefer what agrees, by CIDEr-D, with what people said about similar photos.
+
+    Raises:
+        BundleError: there are no references, or they are damaged or another model's.
+    """
+    references = load_references(bundle, options.references)
+    frequencies = references.frequencies
+    return Consensus(
+        references,
+        lambda hypotheses, captions: cider_d(hypotheses, captions, frequencies),
+        k=options.k or 60,
+        m=options.m or 125,
+        leave_one_out=options.leave_one_out,
+    )
+
+
+def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
+    """Prefer what agrees, by the F1 of n-grams, with what people said about similar photos.
+
+    Raises:
+        BundleError: there are no references, or they are damaged or another model's.
+    """
+    return Consensus(
+        load_references(bundle, options.references),
+        bleu_f1,
+        k=options.k or 60,
+        m=options.m or 175,
+        leave_one_out=options.leave_one_out,
+    )
+
+
+class Consensus:
+    """The mean of the m largest similarities to the captions of the k nearest references.
+
+    Fulfils ``Reranker`` and ``Explainer``.
+    """
+
+    def __init__(
+        self,
+        references: References,
+        similarity: Similarity,
+        *,
+        k: int,
+        m: int,
+        leave_one_out: bool = False,
+    ) -> None:
+        """Ask references.
+
+        Args:
+            references: photos, and what people said about them.
+            similarity: of hypotheses to captions, [h, c].
+            k: how many references vote.
+            m: how many similarities count.
+            leave_one_out: whether a reference that is the photo itself has no vote.
+        """
+        self._references = references
+        self._similarity = similarity
+        self._k, self._m = k, m
+        self._leave_out = SAME_PHOTO if leave_one_out else 0.0
+        self._warned = False
+        if k > len(references):
+            _log.warning("k is %d, but there are %d references; all vote", k, len(references))
+
+    def score(
+        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
+    ) -> list[list[float]]:
+        """Return the consensus score of each candidate; 0 where nobody has a vote."""
+        return [
+            self._score(rows, [candidate.tokens for candidate in row])
+            for (rows, _), row in zip(self._nearest(images), candidates, strict=True)
+        ]
+
+    def explain(self, images: EncodedImages) -> list[list[Neighbour]]:
+        """Return per image the references that vote, the nearest first."""
+        names = self._references.images
+        return [
+            [Neighbour(names[row], float(distance)) for row, distance in zip(*found, strict=True)]
+            for found in self._nearest(images)
+        ]
+
+    def _nearest(
+        self, images: EncodedImages
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        return self._references.nearest(
+            images.reference_feature, self._k, leave_out=self._leave_out
+        )
+
+    def _score(self, rows: NDArray[np.int64], hypotheses: Sequence[Sequence[int]]) -> list[float]:
+        captions = self._references.captions_of(rows)
+        if not hypotheses or not len(captions):
+            return [0.0] * len(hypotheses)
+        if len(captions) < self._m and not self._warned:
+            self._warned = True
+            _log.warning(
+                "m is %d, but the nearest references have %d captions; all count",
+                self._m,
+                len(captions),
+            )
+        return mean_of_largest(self._similarity(hypotheses, captions), self._m)
+
+
+def log_prob(bundle: Bundle, options: RerankOptions) -> ByLogProb:
+    """Prefer what the model finds most likely."""
+    return ByLogProb()
+
+
+class ByLogProb:
+    """The log-probability; fulfils ``Reranker``."""
+
+    def score(
+        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
+    ) -> list[list[float]]:
+        """Return each candidate's log-probability."""
+        return [[float(candidate.log_prob) for candidate in row] for row in candidates]
+
+
+def length_normalised(bundle: Bundle, options: RerankOptions) -> ByLogProbPerToken:
+    """Prefer what the model finds most likely word by word, so that length costs nothing."""
+    return ByLogProbPerToken()
+
+
+class ByLogProbPerToken:
+    """The mean log-probability of words and end sign; fulfils ``Reranker``."""
+
+    def score(
+        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
+    ) -> list[list[float]]:
+        """Return each candidate's log-probability over its number of words and end signs."""
+        return [
+            [float(one.log_prob) / (len(one.tokens) + one.finished) for one in row]
+            for row in candidates
+        ]

@@ -1,0 +1,199 @@
+"""Encoded photos, and a cache of them: the CNN runs once a photo, not once a question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrnn_runtime.errors import ImageError
+from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.types import EncodedImages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime.captioner import Captioner
+
+    Watch = Callable[[Iterator[Path], int], Iterator[Path]]
+
+_PHOTOS = 8
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """Encoded photos.
+
+    Attributes:
+        paths: of the photos that could be read.
+        images: what the encoder made of them.
+        errors: by path, why the others could not be read.
+    """
+
+    paths: tuple[Path, ...]
+    images: EncodedImages
+    errors: Mapping[Path, str]
+
+
+def default_cache() -> Path:
+    """Return the folder where encoded photos are kept when nobody names another."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mrnn", "search")
+
+
+def open_gallery(
+    captioner: Captioner,
+    paths: Sequence[str | Path],
+    *,
+    cache: Path | None = None,
+    watch: Watch = lambda photos, _: photos,
+) -> Gallery:
+    """Encode photos, or take from the cache what was made of them before.
+
+    A photo is taken from the cache while its size and its time of change are the same.
+
+    Args:
+        captioner: a loaded model.
+        paths: photos, and folders that are walked recursively.
+        cache: the folder where encoded photos are kept, so that the next query does not encode them
+            again; None keeps nothing.
+        watch: is given the photos that must be encoded, and their number, and passes them on.
+
+    Raises:
+        UsageError: a path does not exist.
+    """
+    found = find_images(paths)
+    file = cache and cache / f"{_key(captioner.bundle, paths)}.npz"
+    known = _load(file) if file else {}
+    stamps = {path: _stamp(path) for path in found}
+    fresh = [path for path in found if _name(path, stamps[path]) not in known]
+    errors: dict[Path, str] = {}
+    for batch in _batches(watch(iter(fresh), len(fresh))):
+        known |= _encode(captioner, batch, stamps, errors)
+    kept = [path for path in found if path not in errors]
+    names = [_name(path, stamps[path]) for path in kept]
+    if file and fresh:
+        _save(file, {name: known[name] for name in names})
+    nothing = captioner.encoder.encode(_no_pixels(captioner))
+    return Gallery(tuple(kept), joined([known[name] for name in names], nothing), errors)
+
+
+def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    for path in paths:
+        batch.append(path)
+        if len(batch) == _PHOTOS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _no_pixels(captioner: Captioner) -> NDArray[np.uint8]:
+    size = captioner.bundle.preprocess
+    return np.empty((0, size.height, size.width, 3), np.uint8)
+
+
+def _encode(
+    captioner: Captioner,
+    batch: Sequence[Path],
+    stamps: Mapping[Path, tuple[int, int]],
+    errors: dict[Path, str],
+) -> dict[str, EncodedImages]:
+    pixels, names = [], []
+    for path in batch:
+        try:
+            pixels.append(read_image(path, captioner.bundle.preprocess))
+            names.append(_name(path, stamps[path]))
+        except ImageError as error:
+            errors[path] = str(error)
+    if not pixels:
+        return {}
+    images = captioner.encoder.encode(np.stack(pixels))
+    return {name: images.take(np.array([row])) for row, name in enumerate(names)}
+
+
+def joined(parts: Sequence[EncodedImages], first: EncodedImages) -> EncodedImages:
+    """Return the images of ``first`` and then those of the parts, of one encoder."""
+    parts = [first, *parts]
+    return EncodedImages(
+        inputs={
+            name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs
+        },
+        reference_feature=np.concatenate([part.reference_feature for part in parts]),
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # reading it will say why
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _name(path: Path, stamp: tuple[int, int]) -> str:
+    return json.dumps([os.path.abspath(path), *stamp])
+
+
+def _key(bundle: Bundle, paths: Sequence[str | Path]) -> str:
+    """Return the name of the cache of one encoder and one choice of photos."""
+    places = sorted(os.path.abspath(path) for path in paths)
+    facts = [bundle.files[bundle.encoder.file].sha256, *places]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _load(file: Path) -> dict[str, EncodedImages]:
+    """Return what a cache holds, by name and stamp; of a damaged one nothing."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            names = json.loads(archive["names"].tobytes())
+            inputs = {
+                key.removeprefix("inputs/"): archive[key]
+                for key in archive.files
+                if key.startswith("inputs/")
+            }
+            images = EncodedImages(inputs, archive["reference_feature"])
+            return {name: images.take(np.array([row])) for row, name in enumerate(names)}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        _log.warning("%s is damaged and made again: %s", file, error)
+        return {}
+
+
+def _save(file: Path, known: Mapping[str, EncodedImages]) -> None:
+    if not known:
+        return
+    parts = list(known.values())
+    images = joined(parts[1:], parts[0])
+    arrays: dict[str, Any] = {f"inputs/{name}": array for name, array in images.inputs.items()}
+    names = np.frombuffer(json.dumps(list(known)).encode(), np.uint8)
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with scratch.open("wb") as stream:
+                np.savez(
+                    stream,
+                    allow_pickle=False,
+                    names=names,
+                    reference_feature=images.reference_feature,
+                    **arrays,
+                )
+            scratch.replace(file)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s cannot be written, the next query encodes again: %s", file, error)

@@ -1,0 +1,223 @@
+"""Several batches at a time: the order, what is in memory, what no caption depends on."""
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from itertools import count
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mrnn_runtime import DecodeOptions, load
+from mrnn_runtime.decoding.beam import Beam
+from mrnn_runtime.decoding.greedy import Greedy
+from mrnn_runtime.decoding.sample import Sample
+from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.errors import UsageError
+from mrnn_runtime.testing import TableModel, encoded_images
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
+def test_results_come_in_order_however_long_each_takes(waits, workers):
+    def job(pair):
+        place, wait = pair
+        time.sleep(wait / 2000)
+        return place
+
+    assert list(in_order(job, enumerate(waits), workers)) == list(range(len(waits)))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_only_a_few_parts_are_ahead(workers):
+    taken = count()
+    last = -1
+
+    def parts():
+        nonlocal last
+        for last in taken:  # noqa: UP028 - what is taken is to be seen outside
+            yield last
+
+    results = in_order(lambda part: part, parts(), workers)
+    assert [next(results) for _ in range(10)] == list(range(10))
+    assert last - 9 <= 2 * workers + 1
+    results.close()
+
+
+def test_several_threads_work_at_once():
+    meeting = threading.Barrier(3, timeout=30)
+    assert list(in_order(lambda _: meeting.wait() >= 0, range(6), 3)) == [True] * 6
+
+
+def test_closing_drops_what_has_not_begun():
+    begun = []
+
+    def job(part):
+        begun.append(part)
+        time.sleep(0.01)
+        return part
+
+    results = in_order(job, range(1000), 2)
+    next(results)
+    results.close()
+    seen = len(begun)
+    assert seen < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("mrnn-worker")]
+    assert len(begun) == seen
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_exception_comes_out_at_its_place(workers):
+    def job(part):
+        if part == 4:
+            raise ZeroDivisionError
+        return part
+
+    results = in_order(job, range(100), workers)
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eleven photos, one of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for i in range(11):
+        pixels = random.integers(0, 256, (20 + i, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    (folder / "05.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "beam", "sample"])
+def test_no_caption_depends_on_workers_or_batches(tiny_bundle, folder, decoder):
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    runs = [
+        list(
+            captioner.caption(
+                folder, workers=workers, batch_size=batch_size, decoder=decoder, n_best=2
+            )
+        )
+        for workers in (1, 2)
+        for batch_size in (1, 4, 8)
+    ]
+    assert [caption.error is None for caption in runs[0]] == [i != 5 for i in range(11)]
+    assert all(run == runs[0] for run in runs[1:])
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A session that remembers how many images it was given at once."""
+
+    session: object
+    sizes: list
+
+    @property
+    def provider(self):
+        return self.session.provider
+
+    def run(self, names, feeds):
+        self.sizes.append(len(next(iter(feeds.values()))))
+        return self.session.run(names, feeds)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 8, 64])
+def test_the_encoder_meets_few_sizes(tiny_bundle, folder, batch_size):
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    sizes = []
+    captioner.encoder._session = Watched(captioner.encoder._session, sizes)
+    list(captioner.caption(folder, batch_size=batch_size))
+    assert sum(sizes) == 10
+    assert set(sizes) <= {1, 4, 8}
+
+
+def test_a_few_photos_are_shared_among_the_workers(tiny_bundle, folder):
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    meeting, encode = threading.Barrier(2, timeout=30), captioner.encoder.encode
+
+    def together(images):
+        meeting.wait()
+        return encode(images)
+
+    met = replace(captioner, encoder=SimpleNamespace(encode=together, provider="CPU"))
+    assert all(c.text for c in met.caption([folder / "00.png", folder / "01.png"], workers=2))
+
+
+def test_workers_must_be_some(tiny_bundle, folder):
+    with pytest.raises(UsageError, match="workers must be at least 1"):
+        load(tiny_bundle, provider="cpu").caption(folder, workers=0)
+
+
+def test_a_path_that_is_not_there(tiny_bundle, folder):
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    with pytest.raises(UsageError, match="does not exist"):
+        captioner.caption([folder / "none.png"])
+    found = list(captioner.caption([folder / "none.png", folder / "01.png"], missing_ok=True))
+    assert "none.png" in found[0].error
+    assert found[1].text
+
+
+@dataclass
+class Slow:
+    """A model whose steps are counted, and on whose clock each takes a second."""
+
+    model: TableModel
+    clock: list
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def step(self, *args, **options):
+        self.clock[0] += 1.0
+        return self.model.step(*args, **options)
+
+
+class TestDeadline:
+    @pytest.fixture
+    def slow(self, monkeypatch):
+        clock = [0.0]
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        return Slow(TableModel(end_bias=-9.0), clock)
+
+    @pytest.mark.parametrize("decoder", [Greedy(), Beam(), Sample()])
+    @pytest.mark.parametrize("seconds", [1, 3, 5])
+    def test_captions_are_cut_when_it_is_over(self, slow, decoder, seconds):
+        options = DecodeOptions(deadline_ms=1000 * seconds, max_length=9, n_best=2)
+        found = decoder.decode(slow, encoded_images(3), options)
+        assert slow.clock == [float(seconds)], "the model is not asked any more"
+        for candidates in found:
+            assert not candidates[0].finished
+            assert len(candidates[0].tokens) == seconds
+
+    @pytest.mark.parametrize("decoder", [Greedy(), Beam(), Sample()])
+    def test_there_is_a_word_however_late_it_is(self, slow, decoder):
+        slow.clock[0] = 0.0
+        options = DecodeOptions(deadline_ms=1, max_length=9)
+        found = decoder.decode(slow, encoded_images(2), options)
+        assert [len(candidates[0].tokens) for candidates in found] == [1, 1]
+
+    @pytest.mark.parametrize("decoder", [Greedy(), Beam(), Sample()])
+    def test_one_that_is_never_reached_changes_nothing(self, decoder):
+        model, images = TableModel(), encoded_images(3)
+        options = DecodeOptions(max_length=6)
+        late = replace(options, deadline_ms=10**9)
+        assert decoder.decode(model, images, late) == decoder.decode(model, images, options)
+
+    def test_reading_and_encoding_count(self, tiny_bundle, folder, monkeypatch):
+        captioner = load(tiny_bundle, provider="cpu", threads=1)
+        whole = next(captioner.caption(folder / "01.png", decoder="greedy", min_length=6))
+        ticks = count()
+        monkeypatch.setattr("time.monotonic", lambda: next(ticks) * 10.0)
+        cut = next(
+            captioner.caption(folder / "01.png", decoder="greedy", min_length=6, deadline_ms=500)
+        )
+        assert not cut.finished
+        assert cut.error is None
+        assert whole.text.startswith(cut.text)
+        assert len(cut.text) < len(whole.text)

@@ -182,7 +182,7 @@ def against_the_caption(model: str, repeats: int) -> list[Row]:
         encoded = captioner.encoder.encode(np.zeros((1, *side, 3), np.uint8))
         decoding = captioner.options(beam_size=HYPOTHESES, n_best=HYPOTHESES)
         candidates = captioner.decode(encoded, options=decoding)
-        search = captioner._search(None, "consensus-cider", decoding, options)
+        search = captioner.search(None, "consensus-cider", decoding, options)
         reranker = search.reranker
         assert reranker is not None
         caption, consensus = milliseconds(
@@ -192,7 +192,7 @@ def against_the_caption(model: str, repeats: int) -> list[Row]:
         )
         (opening,) = milliseconds(
             repeats,
-            lambda: captioner._search(None, "consensus-cider", decoding, options),
+            lambda: captioner.search(None, "consensus-cider", decoding, options),
         )
     return [
         Row("consensus of one photo", consensus, caption, "the caption, beam 10"),

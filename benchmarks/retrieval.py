@@ -73,7 +73,7 @@ def measure(captioner: Captioner, said: list[tuple[int, ...]], repeats: int) -> 
     """Let the scorer, the plain product and both ways pair by pair take turns."""
     random = np.random.default_rng(0)
     images = noise(captioner, IMAGES, random)
-    scorer = load_scorer(captioner, said, provider="cpu", threads=1)
+    scorer = load_scorer(captioner.model, said)
     assert scorer.readout is not None, "the bundle holds no readout"
     branches, vocabulary = len(scorer.sentences.tokens), captioner.model.vocabulary_size
     width = images.inputs[captioner.bundle.image_inputs[0]].shape[1]

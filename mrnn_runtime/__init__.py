@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProviderError,
         UsageError,
     )
+    from mrnn_runtime.images import read_image
     from mrnn_runtime.plugins.contracts import (
         Backbone,
         Component,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         StepModel,
     )
     from mrnn_runtime.plugins.hookspecs import hookimpl
+    from mrnn_runtime.plugins.manager import PluginManager
     from mrnn_runtime.reranking.references import References, load_references
     from mrnn_runtime.retrieval.gallery import Gallery, open_gallery
     from mrnn_runtime.retrieval.ranking import Match, find_photos, rank_sentences
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
         Candidate,
         Caption,
         CaptionCandidate,
+        DecodeChanges,
         DecodeOptions,
         EncodedImages,
+        ImageSource,
         Neighbour,
         Preprocess,
         RerankOptions,
@@ -63,6 +67,7 @@ __all__ = [
     "CaptionCandidate",
     "Captioner",
     "Component",
+    "DecodeChanges",
     "DecodeOptions",
     "Decoder",
     "EncodedImages",
@@ -70,10 +75,12 @@ __all__ = [
     "Explainer",
     "Gallery",
     "ImageError",
+    "ImageSource",
     "Match",
     "MrnnError",
     "Neighbour",
     "PluginError",
+    "PluginManager",
     "Preprocess",
     "ProviderError",
     "References",
@@ -92,6 +99,7 @@ __all__ = [
     "load_references",
     "open_gallery",
     "rank_sentences",
+    "read_image",
 ]
 
 _MEMBERS = {
@@ -117,14 +125,18 @@ _MEMBERS = {
         "UsageError",
     ),
     "retrieval.gallery": ("Gallery", "open_gallery"),
+    "images": ("read_image",),
     "plugins.hookspecs": ("hookimpl",),
+    "plugins.manager": ("PluginManager",),
     "retrieval.ranking": ("Match", "find_photos", "rank_sentences"),
     "types": (
         "Candidate",
         "Caption",
         "CaptionCandidate",
+        "DecodeChanges",
         "DecodeOptions",
         "EncodedImages",
+        "ImageSource",
         "Neighbour",
         "Preprocess",
         "RerankOptions",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.decoding.candidates import Search
+    from mrnn_runtime.decoding.candidates import CaptionSearch
     from mrnn_runtime.plugins.contracts import Reranker, StepModel
     from mrnn_runtime.types import Candidate, EncodedImages, Scores, SpecialTokens
 
@@ -109,7 +109,7 @@ def bench(
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, not {repeats}")
     options = captioner.options(beam_size=beam_size)
-    search = captioner._search(decoder, reranker, options, None)
+    search = captioner.search(decoder, reranker, options=options)
     with TemporaryDirectory() as folder:
         files = list(paths) or make_photos(Path(folder), MADE_UP)
         _stages(captioner, search, files[0])
@@ -134,8 +134,8 @@ def bench(
         model=f"{bundle.name} {bundle.version}",
         precision=bundle.precision,
         provider=captioner.encoder.provider,
-        decoder=search.name,
-        reranker=search.ranking or None,
+        decoder=search.decoder_name,
+        reranker=search.reranker_name,
         photos=len(files),
         repeats=repeats,
         stages={stage: statistics.median(mean[stage] for mean in means) for stage in STAGES},
@@ -234,11 +234,11 @@ class _TimedReranker:
             return self.reranker.score(images, candidates)
 
 
-def _stages(captioner: Captioner, search: Search, path: Path) -> dict[str, float]:
+def _stages(captioner: Captioner, search: CaptionSearch, path: Path) -> dict[str, float]:
     """Caption a photo; return the time of each stage in ms."""
     clock = _Clock()
     # What read_image does, with a clock between its two halves.
-    with clock.on("read"), photos._opened(path) as image:
+    with clock.on("read"), photos._opened(path, str(path)) as image:
         upright = photos._to_rgb(photos._upright(image))
         upright.load()
     with clock.on("resize"):
@@ -248,7 +248,7 @@ def _stages(captioner: Captioner, search: Search, path: Path) -> dict[str, float
     if search.reranker is not None:
         search = replace(search, reranker=_TimedReranker(search.reranker, clock))
     with clock.on("search"):
-        search.run(_TimedModel(captioner.model, clock), encoded)
+        search.run(_TimedModel(captioner.model, clock), encoded, captioner.vocabulary.decode)
     return clock.spent
 
 

@@ -30,6 +30,14 @@ class MrnnError(Exception):
         self.message = message
         self.hint = hint
 
+    def __eq__(self, other: object) -> bool:
+        """Two errors of one class that say the same are equal, so that results can be compared."""
+        return type(self) is type(other) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        """Return what equal errors share."""
+        return hash((type(self), str(self)))
+
     def __str__(self) -> str:
         """Return the message, and the hint behind it where there is one."""
         return f"{self.message} ({self.hint})" if self.hint else self.message

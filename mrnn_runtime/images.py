@@ -1,4 +1,4 @@
-"""Photos on disk: finding them, and reading one as the array that the encoder takes.
+"""Photos, in files and in memory: finding them, and reading them as the arrays of the encoder.
 
 Whatever a file holds, it is read rightly or refused with one ImageError.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from contextlib import contextmanager
-from io import BytesIO
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from io import BytesIO, TextIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -19,12 +20,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mrnn_runtime.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import NoReturn
+    from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO, NoReturn
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.types import Preprocess
+    from mrnn_runtime.types import ImageSource, Preprocess
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -56,31 +58,102 @@ _TURNS = {
 class _Quiet:
     """Ignores Pillow's warnings while at least one thread is inside.
 
-    ``warnings.catch_warnings`` alone would not do: of two threads that overlap, the last to leave
-    restores what the first had set, for good.
+    Not ``warnings.catch_warnings``: on leaving, that drops the filters that the host has set in the
+    meantime, and of two threads that overlap, the last restores what the first had set.
     """
+
+    _MODULES = r"PIL\.(?#mrnn_runtime)"  # equal to no filter of the host
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("ignore", module=self._MODULES)
+                self._entry = warnings.filters[0]
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._before.__exit__(None, None, None)
+                with suppress(ValueError):  # the host has reset its filters
+                    warnings.filters.remove(self._entry)  # type: ignore[attr-defined]
 
 
 _QUIET = _Quiet()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedImage:
+    """One image that is to be read.
+
+    Attributes:
+        name: its path; for one in memory the name that it brings, else its place in the call.
+        source: where its pixels are; a path is a file, never a folder.
+    """
+
+    name: str
+    source: ImageSource
+
+
+def list_images(
+    images: ImageSource | Iterable[ImageSource], *, missing_ok: bool = False
+) -> list[NamedImage]:
+    """Return every single image that is meant; a folder stands for the images below it.
+
+    Args:
+        images: one image, or several of any kinds; see ``ImageSource``.
+        missing_ok: as ``find_images`` has it.
+
+    Raises:
+        UsageError: something is no image of a kind that is taken, or as ``find_images`` has it.
+    """
+    several: Any = [images] if _is_single(images) else images
+    if not hasattr(several, "__iter__"):
+        raise _wrong_kind(images)
+    named: list[NamedImage] = []
+    for place, image in enumerate(several):
+        if isinstance(image, str | Path):
+            files = find_images([image], missing_ok=missing_ok)
+            named += [NamedImage(str(file), file) for file in files]
+        else:
+            named.append(NamedImage(_name(image) or f"images[{place}]", _checked(image)))
+    return named
+
+
+def _is_single(images: object) -> bool:
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4
+    return isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
+
+
+def _name(image: object) -> str:
+    name = getattr(image, "filename", "") or getattr(image, "name", "")
+    return name if isinstance(name, str) else ""
+
+
+def _checked(image: object) -> bytes | BinaryIO | Image.Image | NDArray[np.uint8]:
+    if isinstance(image, np.ndarray):
+        fits = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
+    else:
+        fits = _is_single(image) and not isinstance(image, TextIOBase)
+    if not fits:
+        raise _wrong_kind(image)
+    return cast("bytes | BinaryIO | Image.Image | NDArray[np.uint8]", image)
+
+
+def _wrong_kind(image: object) -> UsageError:
+    what = type(image).__name__
+    if isinstance(image, np.ndarray):
+        what = f"an array {image.dtype} {list(image.shape)}"
+    return UsageError(
+        f"{what} is no image that can be read",
+        hint="pass a path, bytes, a file opened in binary mode, a PIL image or an array"
+        " uint8 [h, w, 3] RGB",
+    )
 
 
 def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> list[Path]:
@@ -128,22 +201,53 @@ def _unreadable(error: OSError) -> NoReturn:
     ) from error
 
 
-def read_image(path: str | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+def read_image(image: ImageSource, preprocess: Preprocess, *, name: str = "") -> NDArray[np.uint8]:
     """Read an image as the encoder takes it.
 
     Turned as its EXIF data says, transparency over white, the first frame of an animation.
+
+    Args:
+        image: where its pixels are; a path is a file.
+        preprocess: the recipe of the bundle.
+        name: what errors call it; by default its path, or the name that it brings.
 
     Returns:
         uint8 [h, w, 3], RGB.
 
     Raises:
         ImageError: there is no such file, or it is no image, damaged or too large.
+        UsageError: it is of no kind that is taken.
     """
-    with _opened(path) as image:
-        if preprocess.reduced:  # a square, since EXIF data may turn the image yet
-            side = max(preprocess.height, preprocess.width)
-            image.draft("RGB", (side, side))
-        return np.asarray(_resize(_to_rgb(_upright(image)), preprocess))
+    name = name or (str(image) if isinstance(image, str | Path) else _name(image) or "the image")
+    with _opened(image, name) as opened:
+        if preprocess.reduced and opened is not image:  # a caller's own must not change
+            side = max(preprocess.height, preprocess.width)  # since EXIF data may turn it yet
+            opened.draft("RGB", (side, side))
+        return np.asarray(_resize(_to_rgb(_upright(opened)), preprocess))
+
+
+def read_images(
+    images: Sequence[NamedImage], preprocess: Preprocess
+) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
+    """Read a batch for the encoder; those that cannot be read are left out.
+
+    Returns:
+        The pixels of the m images that could be read, uint8 [m, h, w, 3], and for each image why it
+        could not, or None.
+
+    Raises:
+        UsageError: an image is of no kind that is taken.
+    """
+    pixels: list[NDArray[np.uint8]] = []
+    errors: list[ImageError | None] = []
+    for image in images:
+        try:
+            pixels.append(read_image(image.source, preprocess, name=image.name))
+            errors.append(None)
+        except ImageError as error:
+            errors.append(error)
+    size = (preprocess.height, preprocess.width, 3)
+    return np.stack(pixels) if pixels else np.empty((0, *size), np.uint8), errors
 
 
 def thumbnail(path: str | Path, side: int) -> bytes:
@@ -152,7 +256,7 @@ def thumbnail(path: str | Path, side: int) -> bytes:
     Raises:
         ImageError: there is no such file, or it is no image, damaged or too large.
     """
-    with _opened(path) as image:
+    with _opened(path, str(path)) as image:
         image.draft("RGB", (side, side))  # of a JPEG, decode no more than is needed
         small = _to_rgb(_upright(image))
         small.thumbnail((side, side))
@@ -163,45 +267,66 @@ def thumbnail(path: str | Path, side: int) -> bytes:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
     """Open an image whose pixels are not decoded yet; what fails inside is an ImageError.
 
     Raises:
         ImageError: there is no such file, or it is no image, damaged or too large.
+        UsageError: it is of no kind that is taken.
     """
-    if not os.path.isfile(path):
-        raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
     try:
-        # Given a path, Pillow maps some files into memory, and the process dies if one is cut then.
-        with open(path, "rb") as file:
-            before = os.fstat(file.fileno())
-            if not before.st_size:
-                raise ImageError(f"{path} is empty", hint="copy it again")
-            with _QUIET, Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _too_large(path)
-                yield image
-            after = os.fstat(file.fileno())
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise ImageError(f"{path} was written to while it was read", hint="do it again")
-    except ImageError:
+        with _QUIET, _decoder(source, name) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(name)
+            yield image
+    except (ImageError, UsageError):
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
+        raise _too_large(name) from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{path} is no image that can be read", hint=f"use one of {', '.join(_FORMATS)}"
+            f"{name} is no image that can be read", hint=f"use one of {', '.join(_FORMATS)}"
         ) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise ImageError(
-            f"{path} cannot be read: {type(error).__name__}: {error}",
+            f"{name} cannot be read: {type(error).__name__}: {error}",
             hint="the file is damaged or incomplete; copy it again or save it anew",
         ) from error
 
 
-def _too_large(path: str | Path) -> ImageError:
+def _decoder(source: ImageSource, name: str) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, str | Path):
+        return _opened_file(source)
+    given = _checked(source)
+    if isinstance(given, Image.Image):
+        return nullcontext(given)
+    if isinstance(given, np.ndarray):
+        return nullcontext(Image.fromarray(given))
+    content = given if isinstance(given, bytes) else given.read()
+    if not content:
+        raise ImageError(f"{name} is empty", hint="read or download it again")
+    return Image.open(BytesIO(content), formats=_FORMATS)
+
+
+@contextmanager
+def _opened_file(path: str | Path) -> Iterator[Image.Image]:
+    if not os.path.isfile(path):
+        raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
+    # Given a path, Pillow maps some files into memory, and the process dies if one is cut then.
+    with open(path, "rb") as file:
+        before = os.fstat(file.fileno())
+        if not before.st_size:
+            raise ImageError(f"{path} is empty", hint="copy it again")
+        with Image.open(file, formats=_FORMATS) as image:
+            yield image
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise ImageError(f"{path} was written to while it was read", hint="do it again")
+
+
+def _too_large(name: str) -> ImageError:
     return ImageError(
-        f"{path} is too large: at most {MAX_PIXELS // 10**6} million pixels are read",
+        f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are read",
         hint="scale it down",
     )
 

@@ -7,16 +7,27 @@ d feature size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from mrnn_runtime.errors import ImageError
+
+# One image: a path, the bytes of a file, a file opened in binary mode, an image of Pillow, or an
+# array uint8 [h, w, 3] RGB.
+ImageSource: TypeAlias = "str | Path | bytes | BinaryIO | Image | NDArray[np.uint8]"
+
+# The tokens that are no words, in the order of their ids.
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +181,28 @@ class DecodeOptions:
             raise UsageError(f"the prefix repeats an n-gram of no_repeat_ngram {size} words")
 
 
+class DecodeChanges(TypedDict, total=False):
+    """What a caller changes of ``DecodeOptions``, in words; None is as the options have it.
+
+    ``banned_words`` come on top of those that the bundle bans; ``prefix`` is what every caption
+    starts with. The others are the fields of ``DecodeOptions``.
+    """
+
+    beam_size: int | None
+    n_best: int | None
+    min_length: int | None
+    max_length: int | None
+    length_penalty: float | None
+    no_repeat_ngram: int | None
+    banned_words: Sequence[str]
+    prefix: str
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    deadline_ms: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankOptions:
     """How a reranker chooses. One that needs no references ignores all of it.
@@ -230,6 +263,7 @@ class CaptionCandidate:
         caption: the text.
         log_prob: natural log-probability, summed over words and end sign.
         score: what the decoder ranked it by.
+        finished: False where it was cut at the maximum length.
         rank: its place in the decoder's order, from 1.
         rerank_score: what the reranker ranked it by, or None where there is no reranker.
     """
@@ -237,6 +271,7 @@ class CaptionCandidate:
     caption: str
     log_prob: float
     score: float
+    finished: bool
     rank: int
     rerank_score: float | None = None
 
@@ -259,9 +294,11 @@ class Caption:
     """The result for one image.
 
     Attributes:
-        path: the image as the caller named it.
+        path: the image as the caller named it; for one in memory the name that it brings, else its
+            place in the call.
         text: the caption; empty only where ``error`` says why.
-        log_prob: natural log-probability of the caption, summed over words and end sign.
+        log_prob: natural log-probability of the caption, summed over words and end sign; None where
+            there is no caption.
         finished: False where the caption was cut at the maximum length.
         candidates: the n best, best first; the first one is ``text``.
         model: the name of the bundle.
@@ -271,12 +308,12 @@ class Caption:
         reranker: the reranker's name, or None where there is none.
         neighbours: the reference images that had a vote, the nearest first; filled where an
             explanation was asked for.
-        error: what went wrong with this image, or None.
+        error: what went wrong with this image and what to do, or None.
     """
 
     path: str
     text: str
-    log_prob: float
+    log_prob: float | None
     finished: bool
     candidates: tuple[CaptionCandidate, ...]
     model: str
@@ -284,7 +321,7 @@ class Caption:
     decoder: str
     reranker: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
-    error: str | None = None
+    error: ImageError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def run(
         for sentence in example.captions
         if (ids := captioner.vocabulary.encode(sentence))
     ]
-    scorer = load_scorer(captioner, [ids for _, ids in said], provider=provider, threads=1)
+    scorer = load_scorer(captioner.model, [ids for _, ids in said])
     others = _sample(captioner, datasets.read(dataset, root, "train"), background, seed)
     prior = log_mean(_score(scorer, others, cache, "background"))
     scores = _score(scorer, images, cache, "sentences")

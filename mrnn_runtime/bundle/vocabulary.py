@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.types import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from mrnn_runtime.types import SpecialTokens
-
-_SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 class Vocabulary:
@@ -27,7 +26,7 @@ class Vocabulary:
         """Wrap a tokenizer that was read from ``path``."""
         self._tokenizer = tokenizer
         self._path = path
-        self._specials = tuple(tokenizer.token_to_id(token) for token in _SPECIALS)
+        self._specials = tuple(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -63,7 +62,7 @@ class Vocabulary:
         found = (self.size, *self._specials)
         wanted = (size, tokens.pad, tokens.bos, tokens.eos, tokens.unk)
         if found != wanted:
-            names = ", ".join(("size", *_SPECIALS))
+            names = ", ".join(("size", *SPECIAL_TOKENS))
             raise BundleError(
                 f"{self._path} does not belong to this model: {names} are {found}, not {wanted}",
                 hint="export the bundle again",
@@ -118,7 +117,7 @@ class Vocabulary:
             raise UsageError(
                 f"{word!r} is {len(ids)} words to this model", hint=f"write them apart: {parts}"
             )
-        vocabulary = set(self._tokenizer.get_vocab()) - set(_SPECIALS)
+        vocabulary = set(self._tokenizer.get_vocab()) - set(SPECIAL_TOKENS)
         close = difflib.get_close_matches(word.lower(), sorted(vocabulary))
         raise UsageError(
             f"this model does not know the word {word!r}",

@@ -6,7 +6,7 @@ import sys
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,7 +54,7 @@ def caption(
     provider: Annotated[
         str,
         typer.Option(
-            metavar="auto|cpu|cuda|cuda-graphs|tensorrt",
+            metavar="auto|cpu|cuda|tensorrt",
             help="Where to run. Only auto may fall back, and it says so.",
         ),
     ] = "auto",
@@ -207,12 +207,10 @@ def caption(
     # Many images are shared among the cores; only a single one gets all of them to itself.
     alone = len(images) <= 1
     threads = (0 if alone else 1) if threads is None else threads
-    workers = (1 if alone else cores() // (threads or 1) or 1) if workers is None else workers
+    if workers is None:  # a graph with threads for all cores leaves none for a second worker
+        workers = 1 if alone or threads == 0 else max(1, cores() // threads)
     captioner = load(model, provider=provider, threads=threads)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
     options = captioner.options(
-        replace(captioner.bundle.decode_options, **given),
         beam_size=beam_size,
         n_best=n_best,
         min_length=min_length,
@@ -221,6 +219,10 @@ def caption(
         no_repeat_ngram=no_repeat_ngram,
         banned_words=ban or (),
         prefix=prefix,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
         deadline_ms=deadline_ms,
     )
     shown = options.n_best
@@ -260,7 +262,7 @@ def caption(
                 # First what is beside the photo: who finds the record must find that as well.
                 if sidecar and kept.error is None:
                     error = results.write_sidecar(kept, sidecar)
-                    kept = replace(kept, candidates=() if error else kept.candidates, error=error)
+                    kept = replace(kept, candidates=(), error=error) if error else kept
                 write(results.record(kept, form))
                 if kept.error is not None:
                     failed += 1

@@ -57,6 +57,12 @@ def models(
 
 def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, or a bundle's folder.")],
+    provider: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
+        ),
+    ] = "auto",
 ) -> None:
     """Check that a model is whole and computes as at export.
 
@@ -66,7 +72,7 @@ def verify(
     from mrnn_runtime.captioner import load
     from mrnn_runtime.engine.golden import replay_golden
 
-    loaded = load(model)
+    loaded = load(model, provider=provider)
     report = replay_golden(loaded.bundle, loaded.encoder, loaded.model)
     typer.echo(f"{loaded.bundle.name} {loaded.bundle.version} on {loaded.encoder.provider}")
     rows = [(name, f"{difference:.1e}") for name, difference in report.differences.items()]

@@ -134,7 +134,7 @@ def _photo(result: Caption) -> str:
     if result.error is not None:
         return (
             f'<article class="failed"><div><h2>No caption</h2>{path}'
-            f'<p class="why"><bdi>{escape(result.error)}</bdi></p></div></article>\n'
+            f'<p class="why"><bdi>{escape(str(result.error))}</bdi></p></div></article>\n'
         )
     picture = _picture(result)
     return (
@@ -158,7 +158,7 @@ def _ranking(result: Caption) -> str:
     candidates = result.candidates
     reranked = _is_reranked(candidates)
     if len(candidates) == 1 and not reranked:
-        return f'<p class="lone">log-prob {_number(result.log_prob, 2)}</p>'
+        return f'<p class="lone">log-prob {_number(candidates[0].log_prob, 2)}</p>'
     log_probs = [one.log_prob for one in candidates]
     columns = [[_value("log-prob", at, log_probs, 2) for at in log_probs]]
     if reranked:

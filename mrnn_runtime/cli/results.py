@@ -20,7 +20,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mrnn_runtime.errors import MrnnError, UsageError
+from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +59,7 @@ def record(result: Caption, form: Format) -> str:
             return json.dumps(_object(result)) + "\n"
         case Format.CSV:
             if result.error is not None:
-                return _csv((result.path, "", "", "", result.error))
+                return _csv((result.path, "", "", "", str(result.error)))
             finished = str(result.finished).lower()
             return _csv((result.path, result.text, result.log_prob, finished, ""))
 
@@ -77,7 +77,7 @@ def _csv(row: Sequence[object]) -> str:
 
 def _object(result: Caption) -> dict[str, object]:
     if result.error is not None:
-        return {"path": result.path, "error": result.error}
+        return {"path": result.path, "error": str(result.error)}
     found: dict[str, object] = {
         "path": result.path,
         "caption": result.text,
@@ -105,7 +105,7 @@ def _candidate(rank: int, candidate: CaptionCandidate) -> dict[str, object]:
     return found
 
 
-def write_sidecar(result: Caption, kind: Sidecar) -> str | None:
+def write_sidecar(result: Caption, kind: Sidecar) -> ImageError | None:
     """Write ``photo.jpg.txt`` or ``photo.jpg.json`` beside a photo; return why it failed."""
     target = sidecar(result.path, kind)
     text = json.dumps(_object(result)) if kind is Sidecar.JSON else result.text
@@ -116,7 +116,9 @@ def write_sidecar(result: Caption, kind: Sidecar) -> str | None:
     except OSError as error:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
-        return f"{target} cannot be written: {error.strerror}"
+        return ImageError(
+            f"{target} cannot be written: {error.strerror}", hint="check the folder's permissions"
+        )
     return None
 
 

@@ -5,6 +5,6 @@ imports them. A decoder of your own starts from the names below.
 """
 
 from mrnn_runtime.decoding.constraints import Constraints
-from mrnn_runtime.decoding.hypotheses import Hypotheses, make_candidate, rank, walk
+from mrnn_runtime.decoding.hypotheses import Hypotheses, extend_to_end, make_candidate, rank
 
-__all__ = ["Constraints", "Hypotheses", "make_candidate", "rank", "walk"]
+__all__ = ["Constraints", "Hypotheses", "extend_to_end", "make_candidate", "rank"]

@@ -1,4 +1,4 @@
-"""Encoded images in, ranked candidates out: a decoder proposes, a reranker may choose."""
+"""Encoded images in, the best candidates out: a decoder proposes, a reranker may choose."""
 
 from __future__ import annotations
 
@@ -9,44 +9,38 @@ from typing import TYPE_CHECKING
 
 from mrnn_runtime.errors import MrnnError, PluginError, describe
 from mrnn_runtime.plugins.contracts import Explainer
+from mrnn_runtime.types import CaptionCandidate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mrnn_runtime.plugins.contracts import Decoder, Reranker, StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages, Neighbour
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """A candidate, its place in the decoder's order from 1, and the reranker's score."""
+class CaptionSearch:
+    """A decoder and its options, and perhaps a reranker: all that one run needs beside the model.
 
-    candidate: Candidate
-    rank: int
-    score: float | None = None
+    Attributes:
+        decoder_name: what users call the decoder.
+        decoder: proposes candidates.
+        options: how it searches.
+        n_best: how many candidates of an image are returned, at most.
+        reranker_name: what users call the reranker, or None.
+        reranker: chooses among the candidates, or None.
+        explain: whether to ask the reranker who voted.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found for one image, best first."""
-
-    ranked: Sequence[Ranked] = ()
-    neighbours: tuple[Neighbour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A decoder, its options and, perhaps, a reranker: what makes candidates of encoded images."""
-
-    name: str
+    decoder_name: str
     decoder: Decoder
     options: DecodeOptions
     n_best: int
-    ranking: str = ""
+    reranker_name: str | None = None
     reranker: Reranker | None = None
     explain: bool = False
 
-    def within(self, spent: float) -> Search:
+    def within(self, spent: float) -> CaptionSearch:
         """Return the search with what is left of its deadline after ``spent`` seconds."""
         limit = self.options.deadline_ms
         if not limit:
@@ -60,60 +54,84 @@ class Search:
         Raises:
             PluginError: the decoder fails, or breaks its contract.
         """
-        with blaming(f"decoder {self.name!r}"):
-            found = self.decoder.decode(model, images, self.options)
-            if [bool(row) for row in found] != [True] * len(images):
+        with blaming(f"decoder {self.decoder_name!r}"):
+            candidates = self.decoder.decode(model, images, self.options)
+            if [bool(row) for row in candidates] != [True] * len(images):
                 raise ValueError(f"it must give candidates for each of {len(images)} images")
-        return found
+        return candidates
 
-    def run(self, model: StepModel, images: EncodedImages) -> list[Found]:
-        """Return what is best for each image.
+    def run(
+        self, model: StepModel, images: EncodedImages, wording: Callable[[Sequence[int]], str]
+    ) -> list[tuple[tuple[CaptionCandidate, ...], tuple[Neighbour, ...]]]:
+        """Return for each image the n best candidates, best first, and who voted.
+
+        Args:
+            model: the language half.
+            images: n images.
+            wording: token ids to text.
 
         Raises:
             PluginError: the decoder or the reranker fails, or breaks its contract.
         """
-        rows = [
-            [Ranked(candidate, rank) for rank, candidate in enumerate(row, start=1)]
-            for row in self.decode(model, images)
-        ]
-        neighbours: Sequence[Sequence[Neighbour]] = [()] * len(rows)
+        decoded = self.decode(model, images)
+        scores: Sequence[Sequence[float | None]] = [[None] * len(row) for row in decoded]
+        neighbours: Sequence[Sequence[Neighbour]] = [()] * len(decoded)
         if self.reranker is not None:
-            candidates = [[one.candidate for one in row] for row in rows]
-            scores = score(self.ranking, self.reranker, images, candidates)
-            rows = [_rank(*pair) for pair in zip(rows, scores, strict=True)]
-            if self.explain and isinstance(self.reranker, Explainer):
-                with blaming(f"reranker {self.ranking!r}"):
-                    neighbours = self.reranker.explain(images)
+            name = self.reranker_name or ""
+            scores, neighbours = rerank(name, self.reranker, images, decoded, explain=self.explain)
         return [
-            Found(row[: self.n_best], tuple(votes))
-            for row, votes in zip(rows, neighbours, strict=True)
+            (self._best(row, its_scores, wording), tuple(votes))
+            for row, its_scores, votes in zip(decoded, scores, neighbours, strict=True)
         ]
 
+    def _best(
+        self,
+        candidates: Sequence[Candidate],
+        scores: Sequence[float | None],
+        wording: Callable[[Sequence[int]], str],
+    ) -> tuple[CaptionCandidate, ...]:
+        """Put the n best candidates of an image into words; equal scores keep their order."""
+        order = sorted(range(len(candidates)), key=lambda i: -(scores[i] or 0.0))
+        return tuple(
+            CaptionCandidate(
+                caption=wording(candidates[i].tokens),
+                log_prob=float(candidates[i].log_prob),
+                score=float(candidates[i].score),
+                finished=candidates[i].finished,
+                rank=i + 1,
+                rerank_score=scores[i],
+            )
+            for i in order[: self.n_best]
+        )
 
-def score(
+
+def rerank(
     name: str,
     reranker: Reranker,
     images: EncodedImages,
     candidates: Sequence[Sequence[Candidate]],
-) -> list[list[float]]:
-    """Return what the reranker ``name`` gives each candidate.
+    *,
+    explain: bool = False,
+) -> tuple[list[list[float]], Sequence[Sequence[Neighbour]]]:
+    """Return what the reranker ``name`` gives each candidate, and per image who voted.
+
+    Nobody did where no explanation is wanted, or the reranker has none.
 
     Raises:
         PluginError: it fails, or does not give one finite number each.
     """
+    neighbours: Sequence[Sequence[Neighbour]] = [()] * len(candidates)
     with blaming(f"reranker {name!r}"):
-        scores = [[float(number) for number in row] for row in reranker.score(images, candidates)]
+        if explain and isinstance(reranker, Explainer):
+            given, neighbours = reranker.explain(images, candidates)
+        else:
+            given = reranker.score(images, candidates)
+        scores = [[float(number) for number in row] for row in given]
         if [len(row) for row in scores] != [len(row) for row in candidates]:
             raise ValueError("it must give one score for each candidate")
         if not all(math.isfinite(number) for row in scores for number in row):
             raise ValueError("scores must be finite")
-    return scores
-
-
-def _rank(candidates: Sequence[Ranked], scores: Sequence[float]) -> list[Ranked]:
-    """Sort candidates by score, the highest first; equal scores keep the decoder's order."""
-    best_first = sorted(range(len(scores)), key=lambda i: -scores[i])
-    return [replace(candidates[i], score=scores[i]) for i in best_first]
+    return scores, neighbours
 
 
 @contextmanager

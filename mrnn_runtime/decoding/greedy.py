@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.decoding.constraints import Constraints
-from mrnn_runtime.decoding.hypotheses import Hypotheses, walk
+from mrnn_runtime.decoding.hypotheses import Hypotheses, extend_to_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,5 +41,5 @@ class Greedy:
             row, first = np.arange(len(rows)), log_probs.argmax(axis=1)
             return ids[row, first], log_probs[row, first], state
 
-        captions = walk(constraints.begin(images), choose, model.tokens.eos, options)
+        captions = extend_to_end(constraints.begin(images), choose, model.tokens.eos, options)
         return [[caption] for caption in captions]

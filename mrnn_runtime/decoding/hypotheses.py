@@ -97,7 +97,7 @@ def rank(candidates: Iterable[Candidate], n_best: int) -> list[Candidate]:
     return order[:n_best]
 
 
-def walk(
+def extend_to_end(
     rows: Hypotheses,
     choose: Callable[[Hypotheses], tuple[NDArray[np.int64], NDArray[np.float64], Any]],
     eos: int,

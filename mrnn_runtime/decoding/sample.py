@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.decoding.constraints import Constraints
-from mrnn_runtime.decoding.hypotheses import Hypotheses, rank, walk
+from mrnn_runtime.decoding.hypotheses import Hypotheses, extend_to_end, rank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Sample:
             row, column = np.arange(len(rows)), _draw(_weights(log_probs, options), draws)
             return ids[row, column], log_probs[row, column], state
 
-        captions = walk(rows, choose, model.tokens.eos, options)
+        captions = extend_to_end(rows, choose, model.tokens.eos, options)
         return [rank(captions[i : i + count], count) for i in range(0, len(captions), count)]
 
 

@@ -1,18 +1,16 @@
-"""A graph on a GPU whose rows stay in its memory from step to step.
+"""A graph whose rows stay in the memory of a device from step to step, through ONNX IO binding.
 
-Not yet run on a GPU: written to what ONNX Runtime documents, and tested with a stand-in.
+Not yet run on a GPU: written to what ONNX Runtime documents. The suite runs it on the CPU provider,
+where the device's memory is the host's; the code is the same.
 
 What a step hands on is bound to the device, and rows are taken there by a graph of one Gather node,
-so that no state passes through the host; only tokens go in, and the k best come back. Rows are
-padded to a power of two: a few shapes instead of hundreds is what keeps the memory of the arena
-small, spares TensorRT new engines, and lets CUDA graphs be replayed, each of which has its shapes
-and its addresses for good.
+so that no state passes through the host; only tokens go in, and the k best come back. Padding rows
+fill up to a power of two: a few shapes instead of hundreds keep the memory of the arena small, and
+spare TensorRT new engines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.bundle.manifest import TensorSpec
     from mrnn_runtime.engine.sessions import Session
-
-_DEVICE = "cuda"
 
 
 class DeviceRows:
@@ -58,37 +54,22 @@ class DeviceRows:
         return np.array(self.value.numpy()[: self._count], dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """A CUDA graph and what it reads and writes, at addresses that never change."""
-
-    options: Any
-    binding: Any
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-
-
 class DeviceSession:
-    """A ``Session`` that leaves on the device what is to be kept; for several threads at a time.
+    """A ``Session`` that leaves on the device what is to be kept; for several threads at a time."""
 
-    With CUDA graphs one thread runs at a time, because graphs of one session cannot overlap.
-    """
+    __slots__ = ("_device", "_gathers", "_row_inputs", "_session")
 
-    __slots__ = ("_captured", "_gathers", "_graphs", "_lock", "_row_inputs", "_session")
-
-    def __init__(self, session: Session, *, graphs: bool = False) -> None:
-        """Wrap a session on a GPU.
+    def __init__(self, session: Session, device: str) -> None:
+        """Wrap a session.
 
         Args:
-            session: on CUDA or TensorRT.
-            graphs: whether it was made for CUDA graphs, which are then captured and replayed.
+            session: on CUDA or TensorRT; on the CPU in tests.
+            device: where ONNX Runtime keeps the values of its provider: ``cuda``, or ``cpu``.
         """
         self._session = session
-        self._graphs = graphs
+        self._device = device
         self._row_inputs = {spec.name for spec in session.inputs if isinstance(spec.shape[0], str)}
         self._gathers: dict[tuple[str, int], Session] = {}
-        self._captured: dict[tuple[object, ...], _Captured] = {}
-        self._lock = Lock()
 
     @property
     def provider(self) -> str:
@@ -125,40 +106,28 @@ class DeviceSession:
             for name, feed in feeds.items()
         }
         try:
-            if self._graphs:
-                found = self._replay(outputs, padded, kept, _bucket(count))
-            else:
-                found = self._run(outputs, padded, kept)
-            return [
-                DeviceRows(value, count, self) if name in kept else value[:count]
-                for name, value in zip(outputs, found, strict=True)
-            ]
+            binding = self._bind(padded)
+            for name in outputs:
+                binding.bind_output(name, self._device if name in kept else "cpu")
+            values = _finish(self._session.native, binding)
         except Exception as error:  # the exceptions of ONNX Runtime share no base
             raise self._session.failure(error) from error
+        return [
+            DeviceRows(value, count, self) if name in kept else _on_host(value)[:count]
+            for name, value in zip(outputs, values, strict=True)
+        ]
 
-    def gather(self, value: Any, rows: NDArray[np.int64], into: Any = None) -> Any:  # noqa: ANN401
-        """Take rows of a value on the device, and return a value there; ``into`` is overwritten."""
+    def gather(self, value: Any, rows: NDArray[np.int64]) -> Any:  # noqa: ANN401
+        """Take rows of a value on the device, and return a value there."""
         kind = (value.data_type(), len(value.shape()))
         if kind not in self._gathers:
-            self._gathers[kind] = gather_session(*kind, "cuda")
+            self._gathers[kind] = gather_session(*kind, self._device)
         native = self._gathers[kind].native
         binding = native.io_binding()
         binding.bind_ortvalue_input("x", value)
         binding.bind_cpu_input("rows", rows)
-        if into is None:
-            binding.bind_output("y", _DEVICE)
-        else:
-            binding.bind_ortvalue_output("y", into)
+        binding.bind_output("y", self._device)
         return _finish(native, binding)[0]
-
-    def _run(
-        self, outputs: Sequence[str], feeds: Mapping[str, Any], kept: Sequence[str]
-    ) -> list[Any]:
-        binding = self._bind(feeds)
-        for name in outputs:
-            binding.bind_output(name, _DEVICE if name in kept else "cpu")
-        found = zip(outputs, _finish(self._session.native, binding), strict=True)
-        return [value if name in kept else _on_host(value) for name, value in found]
 
     def _bind(self, feeds: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an onnxruntime.IOBinding
         binding = self._session.native.io_binding()
@@ -169,66 +138,14 @@ class DeviceSession:
                 binding.bind_ortvalue_input(name, feed)
         return binding
 
-    def _replay(
-        self, outputs: Sequence[str], feeds: Mapping[str, Any], kept: Sequence[str], rows: int
-    ) -> list[Any]:
-        """Run a graph that was captured for these shapes, or capture it; copy what it writes."""
-        # What does not come in rows is a number that the captured kernels hold on to.
-        fixed = [(n, f.tobytes()) for n, f in feeds.items() if n not in self._row_inputs]
-        key = (rows, *outputs, *fixed)
-        everything = np.arange(rows)
-        with self._lock:
-            if key not in self._captured:
-                self._captured[key] = self._capture(outputs, feeds, everything)
-            graph = self._captured[key]
-            for name in self._row_inputs:
-                if isinstance(feeds[name], np.ndarray):
-                    graph.inputs[name].update_inplace(feeds[name])
-                else:
-                    self.gather(feeds[name], everything, into=graph.inputs[name])
-            _finish(self._session.native, graph.binding, graph.options)
-            # The next replay overwrites them, and whoever asked may look at them later.
-            return [
-                self.gather(graph.outputs[name], everything)
-                if name in kept
-                else _on_host(graph.outputs[name])
-                for name in outputs
-            ]
-
-    def _capture(
-        self, outputs: Sequence[str], feeds: Mapping[str, Any], everything: NDArray[np.int64]
-    ) -> _Captured:
-        """Find memory for what goes in and out, and bind it for good."""
-        inputs = {
-            name: feed
-            if name not in self._row_inputs
-            else self._upload(feed)
-            if isinstance(feed, np.ndarray)
-            else self.gather(feed, everything)
-            for name, feed in feeds.items()
-        }
-        binding = self._bind(inputs)
-        for name in outputs:
-            binding.bind_output(name, _DEVICE)
-        found = _finish(self._session.native, binding, self._run_options(-1))
-        for name, value in zip(outputs, found, strict=True):
-            binding.bind_ortvalue_output(name, value)
-        options = self._run_options(len(self._captured) + 1)
-        return _Captured(options, binding, inputs, dict(zip(outputs, found, strict=True)))
-
-    def _run_options(self, graph: int) -> Any:  # noqa: ANN401 - an onnxruntime.RunOptions
-        options = load_onnxruntime().RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(graph))  # -1 captures nothing
-        return options
-
     def _upload(self, array: NDArray[Any]) -> Any:  # noqa: ANN401 - an onnxruntime.OrtValue
-        return load_onnxruntime().OrtValue.ortvalue_from_numpy(array, _DEVICE, 0)
+        return load_onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
 
-def _finish(native: Any, binding: Any, options: Any = None) -> list[Any]:  # noqa: ANN401
+def _finish(native: Any, binding: Any) -> list[Any]:  # noqa: ANN401
     """Run what is bound, wait for it, and return the values of the outputs."""
     binding.synchronize_inputs()
-    native.run_with_iobinding(binding, options)
+    native.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return list(binding.get_outputs())
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrnn_runtime.bundle.manifest import same_tensors
 from mrnn_runtime.engine.onnx_wire import check_plain
-from mrnn_runtime.engine.providers import CUDA_GRAPHS, PROVIDERS, resolve
+from mrnn_runtime.engine.providers import PROVIDERS, resolve
 from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import EncodedImages, Scores
@@ -38,8 +38,7 @@ def load_model(
 
     Args:
         bundle: from ``load_bundle``.
-        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
-            fall back.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
         threads: CPU threads that share one run; 0 takes one a core.
 
     Raises:
@@ -48,10 +47,8 @@ def load_model(
         BundleError: a graph does not load, or is not the one that bundle.json describes.
     """
     word = resolve(provider)
-    # Of the encoder, which runs once a photo, a CUDA graph would spare next to nothing.
-    for_encoder = "cuda" if word == CUDA_GRAPHS else word
-    with ThreadPoolExecutor(1) as pool:  # graphs are prepared outside of Python's lock
-        encoder = pool.submit(OnnxEncoder, bundle, for_encoder, threads)
+    with ThreadPoolExecutor(1) as pool:  # ONNX Runtime releases the GIL while it prepares graphs
+        encoder = pool.submit(OnnxEncoder, bundle, word, threads)
         model = OnnxStepModel(bundle, word, threads)
         return encoder.result(), model
 
@@ -124,17 +121,19 @@ class OnnxState:
 class OnnxStepModel:
     """The cell's graph; fulfils ``StepModel``."""
 
-    __slots__ = ("_bundle", "_session", "_specs")
+    __slots__ = ("_bundle", "_readout", "_session", "_specs", "_threads")
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
         self._bundle = bundle
+        self._threads = threads
+        self._readout: OnnxReadout | None = None
         session = _start(bundle, bundle.cell, provider, threads)
         self._session: Session | DeviceSession = session
         if session.provider != PROVIDERS["cpu"]:
             from mrnn_runtime.engine.device import DeviceSession
 
-            self._session = DeviceSession(session, graphs=provider == CUDA_GRAPHS)
+            self._session = DeviceSession(session, "cuda")
         self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
 
     @property
@@ -151,6 +150,28 @@ class OnnxStepModel:
     def vocabulary_size(self) -> int:
         """V, special tokens included."""
         return self._bundle.vocabulary_size
+
+    @property
+    def readout(self) -> OnnxReadout | None:
+        """The bundle's readout, on the same provider and threads; None where it has none.
+
+        Raises:
+            BundleError: the graph does not load, or is not the one that bundle.json describes.
+        """
+        graph = self._bundle.readout
+        if self._readout is None and graph is not None:  # started when it is asked for first
+            word = next(word for word, name in PROVIDERS.items() if name == self.provider)
+            self._readout = OnnxReadout(self._bundle, graph, word, self._threads)
+        return self._readout
+
+    def start_blank(self) -> OnnxState:
+        """Return the state of one row whose image inputs are zero.
+
+        Where there is a readout, the recurrent states that follow are those of any image.
+        """
+        names = [*self._bundle.image_inputs, *(state.input for state in self._bundle.state)]
+        place = self._session.place
+        return OnnxState({name: place(_zeros(self._specs[name], 1)) for name in names})
 
     def start(self, images: EncodedImages) -> OnnxState:
         """Return the state before the start sign: one row an image, in order."""

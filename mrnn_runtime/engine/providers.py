@@ -1,4 +1,4 @@
-"""Execution providers: the one that was named really runs, or it is an error that says how to mend.
+"""Execution providers: the one that was named really runs, or it is an error that says what to do.
 
 ONNX Runtime promises less. Its GPU wheel without CUDA libraries lists CUDA, creates the session on
 the CPU and raises nothing; with both wheels installed the last one wins; uninstalling one of them
@@ -11,19 +11,19 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import importlib.util
-import io
 import logging
 import os
-from contextlib import ExitStack, redirect_stdout
+import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -31,16 +31,13 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
-# CUDA, with the steps of a decoder captured once and replayed.
-CUDA_GRAPHS = "cuda-graphs"
-
 # With TF32, its default, CUDA keeps ten bits of each factor, and captions differ from the CPU's.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _BOTH_WHEELS = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of "
 _EXTRAS = '"mrnn-runtime[cpu]" and "mrnn-runtime[gpu]"'
 
-# Two threads that turn stdout aside and back again at the same time would lose it for good.
-_ONE_STDOUT = Lock()
+# What ONNX Runtime's Python code prints in this thread while a session is created.
+_printed = threading.local()
 
 _log = logging.getLogger("mrnn_runtime")
 
@@ -53,7 +50,7 @@ class ProbeResult:
         word: ``cpu``, ``cuda`` or ``tensorrt``.
         listed: whether ONNX Runtime says that it has it; that alone means little.
         works: whether a tiny model ran on it.
-        detail: what is wrong and how to mend it; empty where it works.
+        detail: what is wrong and how to fix it; empty where it works.
     """
 
     word: str
@@ -71,7 +68,7 @@ def resolve(word: str) -> str:
     """
     if word == "auto":
         return _best()
-    words = ("auto", *PROVIDERS, CUDA_GRAPHS)
+    words = ("auto", *PROVIDERS)
     if word not in words:
         close = difflib.get_close_matches(word.lower(), words, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(words)}"
@@ -88,7 +85,7 @@ def _best() -> str:
             return "cuda"
         _log.warning("running on the CPU, because CUDA does not work: %s", found.detail)
     elif _is_installed("onnxruntime-gpu"):
-        _log.warning("running on the CPU, although onnxruntime-gpu is installed: %s", _mend())
+        _log.warning("running on the CPU, although onnxruntime-gpu is installed: %s", _advice())
     return "cpu"
 
 
@@ -122,7 +119,7 @@ def open_session(model: str | bytes, word: str, options: Any) -> Any:  # noqa: A
 
     Args:
         model: the path of an ONNX file, or its content.
-        word: ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``.
+        word: ``cpu``, ``cuda`` or ``tensorrt``.
         options: an ``onnxruntime.SessionOptions``.
 
     Returns:
@@ -137,7 +134,7 @@ def open_session(model: str | bytes, word: str, options: Any) -> Any:  # noqa: A
     except ProviderError:
         raise
     except Exception as error:
-        found = probe("cuda" if word == CUDA_GRAPHS else word)
+        found = probe(word)
         if not found.works:
             raise ProviderError(f"{word} does not work: {found.detail}") from error
         raise BundleError(
@@ -182,24 +179,19 @@ def one_line(error: object) -> str:
 def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     """Create a session and make sure of its provider; what ONNX Runtime raises passes through."""
     ort = load_onnxruntime()
-    name = PROVIDERS["cuda" if word == CUDA_GRAPHS else word]
+    name = PROVIDERS[word]
     if name not in ort.get_available_providers():
-        raise ProviderError(f"{name} is not in the ONNX Runtime that is installed", hint=_mend())
+        raise ProviderError(f"{name} is not in the ONNX Runtime that is installed", hint=_advice())
     stack: list[Any] = [name]
     match word:
         case "cuda":
             stack = [(name, _CUDA_OPTIONS)]
-        case "cuda-graphs":
-            stack = [(name, {**_CUDA_OPTIONS, "enable_cuda_graph": "1"})]
         case "tensorrt":
             stack = [(name, _tensorrt_options()), (PROVIDERS["cuda"], _CUDA_OPTIONS)]
     if word != "cpu":
         stack.append(PROVIDERS["cpu"])
-    complaints = io.StringIO()
-    with ExitStack() as quiet:
-        if word != "cpu":  # ONNX Runtime prints its complaints to stdout, which is for results
-            quiet.enter_context(_ONE_STDOUT)
-            quiet.enter_context(redirect_stdout(complaints))
+    with _prints_of(ort) as complaints:
+        if word != "cpu":
             _preload(ort, complaints)
         session = ort.InferenceSession(
             model, sess_options=options, providers=stack, enable_fallback=0
@@ -207,7 +199,7 @@ def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     session.disable_fallback()
     real = session.get_providers()[0]
     if real != name:
-        said = complaints.getvalue().strip()
+        said = " ".join(complaints)
         raise ProviderError(
             f"{name} did not come up, ONNX Runtime took {real}"
             + (f" and said: {one_line(said)}" if said else ""),
@@ -218,13 +210,36 @@ def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     return session
 
 
-def _preload(ort: Any, complaints: io.StringIO) -> None:  # noqa: ANN401
+@contextmanager
+def _prints_of(ort: Any) -> Iterator[list[str]]:  # noqa: ANN401
+    """Collect what ONNX Runtime prints to stdout, which is for results; nobody else is affected.
+
+    Its modules get a ``print`` of their own, which passes on what other threads print.
+    """
+
+    def divert(*parts: object, **options: Any) -> None:  # noqa: ANN401
+        lines = getattr(_printed, "lines", None)
+        if lines is None:
+            print(*parts, **options)
+        else:
+            lines.append(" ".join(map(str, parts)))
+
+    for module in {ort, sys.modules.get(ort.InferenceSession.__module__, ort)}:
+        vars(module).setdefault("print", divert)
+    _printed.lines = []
+    try:
+        yield _printed.lines
+    finally:
+        _printed.lines = None
+
+
+def _preload(ort: Any, complaints: list[str]) -> None:  # noqa: ANN401
     """Load the CUDA libraries that were installed as Python packages."""
     if hasattr(ort, "preload_dlls"):
         try:
             ort.preload_dlls()
         except Exception as error:  # libraries found elsewhere may do; the session will tell
-            complaints.write(f"{error}\n")
+            complaints.append(str(error))
 
 
 def _tensorrt_options() -> dict[str, str]:
@@ -248,7 +263,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _mend() -> str:
+def _advice() -> str:
     """Say how to get a provider that ONNX Runtime does not list."""
     installed = wheels()
     if len(installed) > 1:

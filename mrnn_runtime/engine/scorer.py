@@ -1,9 +1,9 @@
 """How likely a model finds given sentences: ln P(sentence | image) for all pairs of the two.
 
-Sentences that begin alike share their beginning, as the branches of a tree. Where the model's
-recurrence never sees the image and the bundle holds a readout (the m-RNN's does), the language half
-runs once per branch, whatever the number of images; what is left is the softmax's product and its
-exact normaliser. Any other model runs whole, once per branch and image.
+Sentences that begin alike share their beginning, as in a prefix trie. Where the model's recurrence
+never sees the image and the bundle holds a readout (the m-RNN's does), the language half runs once
+per branch, whatever the number of images; what is left is the softmax's product and its exact
+normaliser. Any other model runs whole, once per branch and image.
 
 Letters in shapes: n images, s sentences, b branches, t branches of a block, V vocabulary.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.engine.model import OnnxReadout
+from mrnn_runtime.engine.model import OnnxStepModel
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.engine.model import OnnxReadout
     from mrnn_runtime.plugins.contracts import StepModel
     from mrnn_runtime.types import EncodedImages
 
@@ -144,23 +144,34 @@ class Scorer:
                 yield first, self.readout.log_probs(self.sentences.tokens[block], states, images)
 
     def _whole(self, images: EncodedImages) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for first, scores, _ in walk(self.model, images, self.sentences, full=True):
+        start = self.model.start(images)
+        for first, scores, _ in run_over_tree(self.model, start, self.sentences, full=True):
             assert scores is not None  # full=True promises them
             yield first, scores
 
 
-def walk(
-    model: StepModel, images: EncodedImages, tree: Sentences, *, full: bool
+def run_over_tree(
+    model: StepModel,
+    start: Any,  # noqa: ANN401 - a state, whatever it is to the model
+    tree: Sentences,
+    *,
+    full: bool,
 ) -> Iterator[tuple[int, NDArray[np.float32] | None, Any]]:
     """Run a model over all branches for each image, a parent before those that go on from it.
+
+    Args:
+        model: the language half.
+        start: its state before the start sign, a row for each of n images.
+        tree: the sentences.
+        full: whether the scores are wanted.
 
     Yields:
         For each block of t branches that stand side by side: the first one, the scores of the next
         token, float32 [t, n, V], where ``full`` says so, and the state, t x n rows.
     """
-    n = len(images)
+    n = len(start)
     size = max(1, _ROWS // n)
-    blocks = [(0, 1, model.start(images))]
+    blocks = [(0, 1, start)]
     while blocks:
         first, stop, state = blocks.pop()
         tokens = np.repeat(tree.tokens[first:stop], n)
@@ -168,42 +179,29 @@ def walk(
         log_probs = scores.log_probs
         yield first, None if log_probs is None else log_probs.reshape(stop - first, n, -1), after
         begin, end = int(tree.children[first]), int(tree.children[stop])
-        for start in range(begin, end, size):
-            last = min(start + size, end)
-            above = tree.parents[start:last] - first
+        for start_of_block in range(begin, end, size):
+            last = min(start_of_block + size, end)
+            above = tree.parents[start_of_block:last] - first
             rows = (above[:, None] * n + np.arange(n)).ravel()
-            blocks.append((start, last, after.take(rows)))
+            blocks.append((start_of_block, last, after.take(rows)))
 
 
-def load_scorer(
-    captioner: Captioner,
-    sentences: Sequence[Sequence[int]],
-    *,
-    provider: str = "auto",
-    threads: int = 0,
-) -> Scorer:
-    """Make sentences ready to be scored.
+def load_scorer(model: StepModel, sentences: Sequence[Sequence[int]]) -> Scorer:
+    """Make sentences ready to be scored, with the readout of the model where it has one.
 
     Args:
-        captioner: a loaded model.
+        model: of a loaded captioner.
         sentences: the word ids of each sentence, without start and end sign.
-        provider: where the readout runs, where there is one.
-        threads: CPU threads of the readout; 0 lets the runtime choose.
 
     Raises:
         UsageError: a sentence has no word, or no sentence is there.
         BundleError: the readout's graph does not load.
-        ProviderError: the provider is not really there.
     """
-    bundle, model = captioner.bundle, captioner.model
     tree = Sentences.of(sentences, model.tokens.bos)
-    if bundle.readout is None:
+    if not isinstance(model, OnnxStepModel) or (readout := model.readout) is None:
         return Scorer(model, tree, None, {})
-    readout = OnnxReadout(bundle, bundle.readout, provider, threads)
-    height, width = bundle.preprocess.height, bundle.preprocess.width
-    any_image = captioner.encoder.encode(np.zeros((1, height, width, 3), np.uint8))
     states: dict[str, NDArray[Any]] = {}
-    for first, _, state in walk(model, any_image, tree, full=False):
+    for first, _, state in run_over_tree(model, model.start_blank(), tree, full=False):
         for name, array in readout.states(state).items():
             if name not in states:
                 states[name] = np.empty((len(tree.tokens), *array.shape[1:]), array.dtype)

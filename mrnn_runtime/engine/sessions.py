@@ -114,8 +114,7 @@ def make_session(path: Path, provider: str, threads: int = 0) -> Session:
 
     Args:
         path: the file; its external data lie beside it.
-        provider: ``auto``, ``cpu``, ``cuda``, ``cuda-graphs`` or ``tensorrt``; only ``auto`` may
-            fall back.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
         threads: CPU threads that share one run; 0 takes one a core.
 
     Raises:

@@ -176,8 +176,13 @@ class Reranker(Protocol):
 class Explainer(Protocol):
     """What a reranker may offer beside its scores."""
 
-    def explain(self, images: EncodedImages) -> list[list[Neighbour]]:
-        """Return per image the reference images that have a vote, the nearest first."""
+    def explain(
+        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
+    ) -> tuple[list[list[float]], list[list[Neighbour]]]:
+        """Return what ``score`` returns, and per image the reference images that have a vote.
+
+        The nearest come first.
+        """
         ...
 
 

@@ -21,7 +21,7 @@ from mrnn_runtime.bundle import checksums
 from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.reranking.neighbours import DTYPES, Features, nearest
-from mrnn_runtime.reranking.similarity import Captions, Frequencies
+from mrnn_runtime.reranking.similarity import Frequencies, ReferenceCaptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,11 +77,11 @@ class References:
         """Find neighbours; see ``neighbours.nearest``."""
         return nearest(self.features, photos, k, leave_out=leave_out)
 
-    def captions_of(self, rows: NDArray[np.int64]) -> Captions:
+    def captions_of(self, rows: NDArray[np.int64]) -> ReferenceCaptions:
         """Return the captions of the images at ``rows``, int64 [r], in that order."""
         captions, _ = _ranges(self.first_caption, rows)
         places, owner = _ranges(self.first_ngram, captions)
-        return Captions(
+        return ReferenceCaptions(
             ngrams=np.asarray(self.ngrams[places]),
             owner=owner,
             lengths=self.lengths[captions].astype(np.int64),

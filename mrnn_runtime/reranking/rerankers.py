@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.reranking.references import References
-    from mrnn_runtime.reranking.similarity import Captions
+    from mrnn_runtime.reranking.similarity import ReferenceCaptions
     from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
 
-    Similarity = Callable[[Sequence[Sequence[int]], Captions], NDArray[np.float64]]
+    Similarity = Callable[[Sequence[Sequence[int]], ReferenceCaptions], NDArray[np.float64]]
 
 # A reference closer to a photo than this share of the photo's feature is the photo itself: saved
 # anew, perhaps, or encoded on another device.
@@ -96,18 +96,28 @@ class Consensus:
     def score(
         self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
     ) -> list[list[float]]:
-        """Return the consensus score of each candidate; 0 where nobody has a vote."""
+        """Return the consensus score of each candidate; 0 where no reference has a vote."""
+        return self._scores(self._nearest(images), candidates)
+
+    def explain(
+        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
+    ) -> tuple[list[list[float]], list[list[Neighbour]]]:
+        """Return the scores, and per image the references that vote, the nearest first."""
+        names, nearest = self._references.images, self._nearest(images)
+        neighbours = [
+            [Neighbour(names[row], float(distance)) for row, distance in zip(*pair, strict=True)]
+            for pair in nearest
+        ]
+        return self._scores(nearest, candidates), neighbours
+
+    def _scores(
+        self,
+        nearest: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+        candidates: Sequence[Sequence[Candidate]],
+    ) -> list[list[float]]:
         return [
             self._score(rows, [candidate.tokens for candidate in row])
-            for (rows, _), row in zip(self._nearest(images), candidates, strict=True)
-        ]
-
-    def explain(self, images: EncodedImages) -> list[list[Neighbour]]:
-        """Return per image the references that vote, the nearest first."""
-        names = self._references.images
-        return [
-            [Neighbour(names[row], float(distance)) for row, distance in zip(*found, strict=True)]
-            for found in self._nearest(images)
+            for (rows, _), row in zip(nearest, candidates, strict=True)
         ]
 
     def _nearest(

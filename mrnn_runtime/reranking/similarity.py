@@ -30,8 +30,8 @@ SIGMA = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Captions:
-    """Captions to be compared with.
+class ReferenceCaptions:
+    """ReferenceCaptions to be compared with.
 
     Attributes:
         ngrams: uint64 [p], of each caption the longest n-gram from every word on, as far as
@@ -79,7 +79,7 @@ class Frequencies:
 
 
 def cider_d(
-    hypotheses: Sequence[Sequence[int]], captions: Captions, frequencies: Frequencies
+    hypotheses: Sequence[Sequence[int]], captions: ReferenceCaptions, frequencies: Frequencies
 ) -> NDArray[np.float64]:
     """Return CIDEr-D of every hypothesis with every caption alone, float64 [h, c], 0..10.
 
@@ -106,7 +106,9 @@ def cider_d(
     return 10 * penalty[difference] * _mean(similarities)
 
 
-def bleu_f1(hypotheses: Sequence[Sequence[int]], captions: Captions) -> NDArray[np.float64]:
+def bleu_f1(
+    hypotheses: Sequence[Sequence[int]], captions: ReferenceCaptions
+) -> NDArray[np.float64]:
     """Return the mean over n = 1..4 of the F1 of clipped n-grams, float64 [h, c], 0..1.
 
     It is 0 where a side has fewer than four words.
@@ -161,7 +163,7 @@ class _Shared:
         return np.array(sums, np.float64).reshape(len(values), self.captions, LONGEST)
 
 
-def _share(hypotheses: Sequence[Sequence[int]], captions: Captions) -> _Shared:
+def _share(hypotheses: Sequence[Sequence[int]], captions: ReferenceCaptions) -> _Shared:
     longest, owner = longest_ngrams(hypotheses)
     mine = [(owner[where], ngrams) for where, ngrams in every_ngram(longest)]
     vocabulary, column = np.unique(
@@ -184,7 +186,7 @@ def _share(hypotheses: Sequence[Sequence[int]], captions: Captions) -> _Shared:
 
 
 def _found(
-    vocabulary: NDArray[np.uint64], size: NDArray[np.int64], captions: Captions
+    vocabulary: NDArray[np.uint64], size: NDArray[np.int64], captions: ReferenceCaptions
 ) -> NDArray[np.int64]:
     """Return caption * u + n-gram for every place where a caption has one of the vocabulary."""
     cells = []

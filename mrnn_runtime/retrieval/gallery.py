@@ -7,23 +7,21 @@ import json
 import logging
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.errors import ImageError
-from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.images import NamedImage, find_images, read_images
 from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from mrnn_runtime.bundle.loading import Bundle
     from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.errors import ImageError
 
     Watch = Callable[[Iterator[Path], int], Iterator[Path]]
 
@@ -39,12 +37,12 @@ class Gallery:
     Attributes:
         paths: of the photos that could be read.
         images: what the encoder made of them.
-        errors: by path, why the others could not be read.
+        errors: by path, why another could not be read.
     """
 
     paths: tuple[Path, ...]
     images: EncodedImages
-    errors: Mapping[Path, str]
+    errors: Mapping[Path, ImageError]
 
 
 def default_cache() -> Path:
@@ -78,15 +76,15 @@ def open_gallery(
     known = _load(file) if file else {}
     stamps = {path: _stamp(path) for path in found}
     fresh = [path for path in found if _name(path, stamps[path]) not in known]
-    errors: dict[Path, str] = {}
+    errors: dict[Path, ImageError] = {}
     for batch in _batches(watch(iter(fresh), len(fresh))):
         known |= _encode(captioner, batch, stamps, errors)
     kept = [path for path in found if path not in errors]
     names = [_name(path, stamps[path]) for path in kept]
     if file and fresh:
         _save(file, {name: known[name] for name in names})
-    nothing = captioner.encoder.encode(_no_pixels(captioner))
-    return Gallery(tuple(kept), joined([known[name] for name in names], nothing), errors)
+    encoded = joined([known[name] for name in names], captioner.encode([]))
+    return Gallery(tuple(kept), encoded, errors)
 
 
 def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
@@ -100,28 +98,22 @@ def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _no_pixels(captioner: Captioner) -> NDArray[np.uint8]:
-    size = captioner.bundle.preprocess
-    return np.empty((0, size.height, size.width, 3), np.uint8)
-
-
 def _encode(
     captioner: Captioner,
     batch: Sequence[Path],
     stamps: Mapping[Path, tuple[int, int]],
-    errors: dict[Path, str],
+    errors: dict[Path, ImageError],
 ) -> dict[str, EncodedImages]:
-    pixels, names = [], []
-    for path in batch:
-        try:
-            pixels.append(read_image(path, captioner.bundle.preprocess))
-            names.append(_name(path, stamps[path]))
-        except ImageError as error:
-            errors[path] = str(error)
-    if not pixels:
+    named = [NamedImage(str(path), path) for path in batch]
+    pixels, found = read_images(named, captioner.bundle.preprocess)
+    errors |= {path: error for path, error in zip(batch, found, strict=True) if error}
+    readable = [path for path in batch if path not in errors]
+    if not readable:
         return {}
-    images = captioner.encoder.encode(np.stack(pixels))
-    return {name: images.take(np.array([row])) for row, name in enumerate(names)}
+    images = captioner.encoder.encode(pixels)
+    return {
+        _name(path, stamps[path]): images.take(np.array([row])) for row, path in enumerate(readable)
+    }
 
 
 def joined(parts: Sequence[EncodedImages], first: EncodedImages) -> EncodedImages:
@@ -148,9 +140,9 @@ def _name(path: Path, stamp: tuple[int, int]) -> str:
 
 
 def _key(bundle: Bundle, paths: Sequence[str | Path]) -> str:
-    """Return the name of the cache of one encoder and one choice of photos."""
+    """Return the name of the cache of one encoder, its recipe and one choice of photos."""
     places = sorted(os.path.abspath(path) for path in paths)
-    facts = [bundle.files[bundle.encoder.file].sha256, *places]
+    facts = [bundle.files[bundle.encoder.file].sha256, asdict(bundle.preprocess), *places]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

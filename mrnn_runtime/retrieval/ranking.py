@@ -61,7 +61,7 @@ def find_photos(
     Raises:
         UsageError: the model knows no word of the sentence.
     """
-    scorer = load_scorer(captioner, [_words(captioner, sentence)])
+    scorer = load_scorer(captioner.model, [_words(captioner, sentence)])
     scores = scorer.log_probs(gallery.images)[:, 0].tolist()
     found = [
         Match(path, sentence, score, score)
@@ -90,7 +90,7 @@ def rank_sentences(
     Raises:
         UsageError: the model knows no word of a sentence, or there is no background.
     """
-    scorer = load_scorer(captioner, [_words(captioner, sentence) for sentence in sentences])
+    scorer = load_scorer(captioner.model, [_words(captioner, sentence) for sentence in sentences])
     others = load_background(captioner.bundle) if background is None else background
     if not len(others):
         raise UsageError(

@@ -173,7 +173,7 @@ def test_it_reproduces_itself_and_its_readout_agrees_with_its_cell(
     captioner = load(bundle.folder, provider="cpu", threads=1)
     report = replay_golden(bundle, captioner.encoder, captioner.model)
     assert set(report.differences.values()) == {0.0}
-    scorer = load_scorer(captioner, [(4, 5, 6), (4, 7)], provider="cpu", threads=1)
+    scorer = load_scorer(captioner.model, [(4, 5, 6), (4, 7)])
     images = captioner.encoder.encode(pixels(3))
     np.testing.assert_allclose(
         scorer.log_probs(images), replace(scorer, readout=None).log_probs(images), atol=1e-5

@@ -154,7 +154,7 @@ def test_every_cell_trains_exports_and_captions(
     if bundle.readout is not None:
         images = load_background(bundle).take(np.arange(3))
         sentences = [captioner.vocabulary.encode(c.text) for c in captions]
-        scorer = load_scorer(captioner, sentences, provider="cpu", threads=1)
+        scorer = load_scorer(captioner.model, sentences)
         whole = replace(scorer, readout=None).log_probs(images)
         np.testing.assert_allclose(scorer.log_probs(images), whole, atol=1e-4)
 

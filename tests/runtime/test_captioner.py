@@ -2,12 +2,24 @@
 
 import dataclasses
 import shutil
+from io import BytesIO, StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import mrnn_runtime
-from mrnn_runtime import BundleError, DecodeOptions, PluginError, UsageError, load
+from mrnn_runtime import (
+    BundleError,
+    DecodeChanges,
+    DecodeOptions,
+    ImageError,
+    PluginError,
+    PluginManager,
+    UsageError,
+    load,
+)
 from mrnn_runtime.captioner import find_model
 
 MODELS = """
@@ -65,10 +77,84 @@ def test_a_broken_image_is_a_record_and_the_others_go_on(captioner, photos):
     captions = list(captioner.caption(photos, batch_size=2))
     assert [bool(caption.error) for caption in captions] == [False, True, False, False]
     broken = captions[1]
-    assert "aa.jpg" in broken.error
+    assert "aa.jpg" in broken.error.message
+    assert broken.error.hint
+    assert broken.log_prob is None
     assert (broken.text, broken.candidates, broken.finished) == ("", (), False)
     (photos / "aa.jpg").unlink()
     assert [c for c in captions if not c.error] == list(captioner.caption(photos))
+
+
+def test_images_in_memory_give_the_captions_of_the_file(captioner, photos):
+    path = photos / "b.jpg"
+    (wanted,) = captioner.caption(path)
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+        kinds = [path.read_bytes(), BytesIO(path.read_bytes()), opened, pixels]
+        alone = [next(captioner.caption(kind)) for kind in (path.read_bytes(), opened, pixels)]
+        with path.open("rb") as file:
+            mixed = list(captioner.caption([str(path), file, *kinds, photos], batch_size=3))
+    assert [caption.candidates for caption in alone] == [wanted.candidates] * 3
+    assert [caption.candidates for caption in mixed[:6]] == [wanted.candidates] * 6
+    names = [caption.path for caption in mixed]
+    assert names[:6] == [str(path), str(path), "images[2]", "images[3]", str(path), "images[5]"]
+    assert mixed[6:] == list(captioner.caption(photos))
+
+
+def test_images_in_memory_that_cannot_be_read_are_records(captioner, photos):
+    good = (photos / "b.jpg").read_bytes()
+    cut, empty, fine = captioner.caption([good[:300], b"", good])
+    assert cut.error.message.startswith("images[0] ")
+    assert empty.error.message == "images[1] is empty"
+    assert (fine.error, bool(fine.text)) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        3,
+        None,
+        [3],
+        [StringIO("text")],
+        np.zeros((4, 4), np.uint8),
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4, 4), np.uint8)],
+        [np.zeros((0, 4, 3), np.uint8)],
+    ],
+    ids=repr,
+)
+def test_what_is_no_image_names_what_is_taken(captioner, wrong):
+    with pytest.raises(UsageError, match="is no image") as caught:
+        captioner.caption(wrong)
+    assert "PIL image" in caught.value.hint
+
+
+def test_encode_takes_the_same_kinds_and_raises(captioner, photos):
+    path = photos / "b.jpg"
+    both = captioner.encode([path, path.read_bytes()])
+    assert np.array_equal(both.reference_feature[0], both.reference_feature[1])
+    assert len(captioner.encode([])) == 0
+    with pytest.raises(ImageError, match=r"images\[1\] is no image"):
+        captioner.encode([path, b"nothing"])
+
+
+def test_all_options_of_decoding_work_from_python(captioner, photos):
+    given = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 4, "n_best": 2}
+    once, again = (list(captioner.caption(photos, decoder="sample", **given)) for _ in range(2))
+    other = list(captioner.caption(photos, decoder="sample", **given | {"seed": 5}))
+    assert once == again != other
+    assert set(DecodeChanges.__annotations__) == (
+        {field.name for field in dataclasses.fields(DecodeOptions)} - {"banned"}
+    ) | {"banned_words"}
+    with pytest.raises(UsageError, match="unknown decoding option colour"):
+        captioner.caption(photos, colour="red")
+
+
+def test_plugins_can_be_given(tiny_bundle, photos):
+    plugins = PluginManager(disabled=["builtin"])
+    captioner = load(tiny_bundle, provider="cpu", plugins=plugins)
+    with pytest.raises(UsageError, match="unknown decoder 'beam'"):
+        captioner.caption(photos)
 
 
 def test_only_broken_images(captioner, tmp_path):
@@ -78,12 +164,12 @@ def test_only_broken_images(captioner, tmp_path):
 
 def test_mistakes_are_raised_by_the_call_not_by_the_first_result(captioner, photos):
     for wrong in (
-        {"paths": photos / "missing.jpg"},
-        {"paths": photos, "decoder": "baem"},
-        {"paths": photos, "reranker": "nobody"},
-        {"paths": photos, "beam_size": 0},
-        {"paths": photos, "batch_size": 0},
-        {"paths": photos, "banned_words": ["nosuchword"]},
+        {"images": photos / "missing.jpg"},
+        {"images": photos, "decoder": "baem"},
+        {"images": photos, "reranker": "nobody"},
+        {"images": photos, "beam_size": 0},
+        {"images": photos, "batch_size": 0},
+        {"images": photos, "banned_words": ["nosuchword"]},
     ):
         with pytest.raises(UsageError):
             captioner.caption(**wrong)

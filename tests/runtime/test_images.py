@@ -297,6 +297,22 @@ def damaged(request, tmp_path_factory):
 class TestWarnings:
     """Pillow warns of what is odd but readable. Nobody asked, and as an error it would stop us."""
 
+    def test_filters_that_the_host_sets_meanwhile_stay(self, tmp_path, picture, monkeypatch):
+        path = tmp_path / "x.jpg"
+        picture.save(path)
+        upright = images._upright
+        host = ("error", None, FutureWarning, None, 0)
+
+        def set_a_filter(image):
+            warnings.simplefilter("error", FutureWarning)
+            return upright(image)
+
+        with warnings.catch_warnings():
+            before = list(warnings.filters)
+            monkeypatch.setattr(images, "_upright", set_a_filter)
+            read_image(path, SAME)
+            assert warnings.filters == [host, *before]
+
     def test_filters_are_as_before_after_threads_overlap(self, tmp_path, picture):
         path = tmp_path / "x.jpg"
         picture.save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")

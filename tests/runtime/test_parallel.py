@@ -159,7 +159,7 @@ def test_a_path_that_is_not_there(tiny_bundle, folder):
     with pytest.raises(UsageError, match="does not exist"):
         captioner.caption([folder / "none.png"])
     found = list(captioner.caption([folder / "none.png", folder / "01.png"], missing_ok=True))
-    assert "none.png" in found[0].error
+    assert "none.png" in found[0].error.message
     assert found[1].text
 
 

@@ -17,14 +17,14 @@ from mrnn_runtime.types import Caption, CaptionCandidate, Neighbour
 
 
 def candidate(text, rank=1, log_prob=-5.0, rerank_score=None):
-    return CaptionCandidate(text, log_prob, log_prob, rank, rerank_score)
+    return CaptionCandidate(text, log_prob, log_prob, True, rank, rerank_score)
 
 
 def caption(path, *candidates, error=None, reranker=None, neighbours=()):
     return Caption(
         path=str(path),
         text=candidates[0].caption if candidates else "",
-        log_prob=candidates[0].log_prob if candidates else 0.0,
+        log_prob=candidates[0].log_prob if candidates else None,
         finished=True,
         candidates=candidates,
         model="tiny",

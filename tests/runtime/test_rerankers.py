@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.plugins.builtins import mrnn_rerankers
 from mrnn_runtime.reranking.building import build_references
-from mrnn_runtime.reranking.references import save_references
+from mrnn_runtime.reranking.references import References, save_references
 from mrnn_runtime.reranking.rerankers import Consensus, consensus_bleu, consensus_cider
 from mrnn_runtime.reranking.similarity import bleu_f1, cider_d
 from mrnn_runtime.testing import checks_for
@@ -83,7 +84,9 @@ def test_batched_equals_single_bit_for_bit(make, folder, tiny_bundle):
         one = batch.take(np.array([i]))
         assert reranker.score(one, [row]) == [together[i]]
         assert reranker.score(one, [row[2:]]) == [together[i][2:]]
-        assert reranker.explain(one) == [reranker.explain(batch)[i]]
+        scores, neighbours = reranker.explain(batch, rows)
+        assert reranker.explain(one, [row]) == ([together[i]], [neighbours[i]])
+        assert scores == together
 
 
 def test_the_defaults_are_those_of_the_paper(folder, tiny_bundle):
@@ -98,7 +101,8 @@ def test_the_defaults_are_those_of_the_paper(folder, tiny_bundle):
 
 def test_the_neighbours_that_vote_are_named_nearest_first(references, folder, tiny_bundle):
     options = RerankOptions(k=5, references=folder)
-    found = consensus_cider(load_bundle(tiny_bundle), options).explain(images(2))
+    reranker = consensus_cider(load_bundle(tiny_bundle), options)
+    _, found = reranker.explain(images(2), [candidates(1)] * 2)
     for neighbours, (rows, distances) in zip(
         found, references.nearest(images(2).reference_feature, 5), strict=True
     ):
@@ -110,14 +114,16 @@ def test_a_photo_of_the_references_can_be_left_out(folder, tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     features = np.tanh(np.random.default_rng(0).standard_normal((COUNT, 8))).astype(np.float32)
     known = EncodedImages({}, features[:3])
-    with_itself = consensus_cider(bundle, RerankOptions(k=4, references=folder)).explain(known)
+    rows = [candidates(1)] * 3
+    options = RerankOptions(k=4, references=folder)
+    _, with_itself = consensus_cider(bundle, options).explain(known, rows)
     assert [(row[0].image, row[0].distance) for row in with_itself] == [
         ("0.jpg", 0),
         ("1.jpg", 0),
         ("2.jpg", 0),
     ]
     options = RerankOptions(k=4, references=folder, leave_one_out=True)
-    without = consensus_cider(bundle, options).explain(known)
+    _, without = consensus_cider(bundle, options).explain(known, rows)
     assert [row[:3] for row in without] == [row[1:] for row in with_itself]
     assert all(len(row) == 4 for row in without)
 
@@ -144,7 +150,7 @@ def test_without_any_neighbour_nobody_is_preferred():
     reranker = Consensus(lonely, bleu_f1, k=1, m=1, leave_one_out=True)
     photo = EncodedImages({}, np.ones((1, 8), np.float32))
     assert reranker.score(photo, [candidates(3)]) == [[0.0, 0.0, 0.0]]
-    assert reranker.explain(photo) == [[]]
+    assert reranker.explain(photo, [candidates(3)]) == ([[0.0, 0.0, 0.0]], [[]])
 
 
 def test_a_caption_that_everybody_says_wins():
@@ -257,3 +263,31 @@ def referenced_bundle(tiny_bundle, folder, tmp_path_factory):
 def test_they_keep_the_contract(component, referenced_bundle):
     for check in checks_for(component, "rerankers", bundle=referenced_bundle):
         check.run()
+
+
+def test_an_explanation_searches_for_neighbours_once(captioner, folder, photos, monkeypatch):
+    calls = []
+    nearest = References.nearest
+    monkeypatch.setattr(References, "nearest", lambda *a, **k: calls.append(1) or nearest(*a, **k))
+    search = captioner.search(
+        None, "consensus-cider", rerank=RerankOptions(k=3, references=folder), explain=True
+    )
+    encoded = captioner.encode(photos / "a.png")
+    ((_, neighbours),) = search.run(captioner.model, encoded, captioner.vocabulary.decode)
+    assert len(neighbours) == 3
+    assert len(calls) == 1
+
+
+def test_references_are_opened_once_for_all_calls(captioner, folder, photos, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "references")
+    options = RerankOptions(k=3, references=own)
+    first, second = (
+        list(captioner.caption(photos, reranker="consensus-cider", rerank=options))
+        for _ in range(2)
+    )
+    (own / "ngrams.npy").unlink()
+    assert (
+        first
+        == second
+        == list(captioner.caption(photos, reranker="consensus-cider", rerank=options))
+    )

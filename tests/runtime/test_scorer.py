@@ -1,7 +1,6 @@
 """ln P(sentence | image): the tree of sentences, and both ways through the model."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from mrnn_runtime import load
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
+from mrnn_runtime.engine import model as engine
 from mrnn_runtime.engine import scorer
 from mrnn_runtime.engine.scorer import Sentences, load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
@@ -24,8 +24,7 @@ PHOTOS = np.random.default_rng(3).integers(0, 256, (40, 16, 16, 3), np.uint8)
 
 def table_scorer(sentences, seed=0):
     model = TableModel(seed=seed)
-    bundle = SimpleNamespace(readout=None)
-    return load_scorer(SimpleNamespace(bundle=bundle, model=model), sentences)
+    return load_scorer(model, sentences)
 
 
 def one_by_one(model, images, sentences):
@@ -76,7 +75,7 @@ def captioner(make_tiny_bundle):
 @settings(max_examples=20, deadline=None)
 def test_the_readout_says_what_the_whole_model_says(captioner, sentences, rows):
     images = captioner.encoder.encode(PHOTOS[:3])
-    made = load_scorer(captioner, sentences, provider="cpu", threads=1)
+    made = load_scorer(captioner.model, sentences)
     assert made.readout is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorer, "_ROWS", rows)
@@ -87,7 +86,7 @@ def test_the_readout_says_what_the_whole_model_says(captioner, sentences, rows):
 
 
 def test_no_score_depends_on_the_other_images(captioner):
-    made = load_scorer(captioner, [(4, 5), (4, 6, 7), (8,)], provider="cpu", threads=1)
+    made = load_scorer(captioner.model, [(4, 5), (4, 6, 7), (8,)])
     together = made.log_probs(captioner.encoder.encode(PHOTOS))
     assert together.shape == (len(PHOTOS), 3)
     for way in (made, replace(made, readout=None)):
@@ -97,7 +96,7 @@ def test_no_score_depends_on_the_other_images(captioner):
 
 
 def test_no_images(captioner):
-    made = load_scorer(captioner, [(4, 5)], provider="cpu", threads=1)
+    made = load_scorer(captioner.model, [(4, 5)])
     assert made.log_probs(captioner.encoder.encode(PHOTOS[:0])).shape == (0, 1)
 
 
@@ -135,4 +134,17 @@ def test_a_readout_that_is_another_graph(make_tiny_bundle):
     write_manifest(folder, read_manifest(folder))
     assert load_bundle(folder).readout is not None
     with pytest.raises(BundleError, match=r"readout\.onnx has the inputs"):
-        load_scorer(load(folder, provider="cpu", threads=1), [(4,)], provider="cpu")
+        load_scorer(load(folder, provider="cpu", threads=1).model, [(4,)])
+
+
+def test_the_readout_runs_where_the_model_does(make_tiny_bundle, monkeypatch):
+    folder = make_tiny_bundle(readout=True)
+    asked = []
+    make_session = engine.make_session
+    monkeypatch.setattr(
+        engine, "make_session", lambda *given: asked.append(given[1:]) or make_session(*given)
+    )
+    model = load(folder, provider="cpu", threads=1).model
+    scorers = [load_scorer(model, [(4, 5)]) for _ in range(2)]
+    assert asked == [("cpu", 1)] * 3
+    assert scorers[0].readout is scorers[1].readout is not None

@@ -59,7 +59,7 @@ def with_background(tiny_copy):
 
 def scores(captioner, gallery, sentences):
     ids = [captioner.vocabulary.encode(sentence) for sentence in sentences]
-    return load_scorer(captioner, ids).log_probs(gallery.images)
+    return load_scorer(captioner.model, ids).log_probs(gallery.images)
 
 
 def test_photos_are_ranked_by_the_probability_of_the_sentence(captioner, photos):
@@ -77,7 +77,7 @@ def test_sentences_are_ranked_by_what_the_photo_adds(captioner, photos):
     found = rank_sentences(captioner, SENTENCES, gallery, background=background)
     expected = scores(captioner, gallery, SENTENCES)
     ids = [captioner.vocabulary.encode(sentence) for sentence in SENTENCES]
-    prior = np.log(np.exp(load_scorer(captioner, ids).log_probs(background)).mean(axis=0))
+    prior = np.log(np.exp(load_scorer(captioner.model, ids).log_probs(background)).mean(axis=0))
     for matches, numbers, path in zip(found, expected, gallery.paths, strict=True):
         assert [m.score for m in matches] == pytest.approx(sorted(numbers - prior, reverse=True))
         assert {m.path for m in matches} == {path}
@@ -157,6 +157,16 @@ class TestCache:
         assert self.counted(captioner, photos, tmp_path)[0] == 3
         assert "damaged" in caplog.text
         assert self.counted(captioner, photos, tmp_path)[0] == 0
+
+    def test_another_recipe_has_another_cache(self, captioner, tmp_path):
+        Image.linear_gradient("L").rotate(90).resize((40, 16)).save(tmp_path / "wide.png")
+        squashed = open_gallery(captioner, [tmp_path], cache=tmp_path / "cache")
+        crop = replace(captioner.bundle.preprocess, resize="crop")
+        other = replace(captioner, bundle=replace(captioner.bundle, preprocess=crop))
+        cropped = open_gallery(other, [tmp_path / "wide.png"], cache=tmp_path / "cache")
+        again = open_gallery(other, [tmp_path], cache=tmp_path / "cache")
+        found = [g.images.reference_feature[0].tolist() for g in (squashed, cropped, again)]
+        assert found[0] != found[1] == found[2]
 
     def test_another_model_has_another_cache(self, captioner, photos, tmp_path, make_tiny_bundle):
         self.counted(captioner, photos, tmp_path)

@@ -17,6 +17,7 @@ from mrnn_runtime import (
     DecodeOptions,
     Decoder,
     EncodedImages,
+    ImageError,
     MrnnError,
     Reranker,
     RerankOptions,
@@ -45,6 +46,7 @@ def caption_photos(folder: Path) -> list[str]:
     captioner.caption("a.jpg", beam_size=3, n_best=2, banned_words=["dog"], prefix="a man")
     captioner.caption([folder, "b.jpg"], options=DecodeOptions(max_length=9), decoder="sample")
     captioner.caption(folder, reranker="consensus-cider", rerank=RerankOptions(k=60), explain=True)
+    captioner.caption([b"JPEG", np.zeros((9, 9, 3), np.uint8)], temperature=0.7, decoder="sample")
     captioner.caption(3)  # type: ignore[arg-type]
     captioner.caption(folder, colour="red")  # type: ignore[call-arg]
     try:
@@ -52,7 +54,8 @@ def caption_photos(folder: Path) -> list[str]:
     except MrnnError as error:
         return [__version__, error.message, error.hint]
     for caption in captions:
-        assert_type(caption.error, str | None)
+        assert_type(caption.error, ImageError | None)
+        assert_type(caption.log_prob, float | None)
         assert_type(caption.candidates, tuple[CaptionCandidate, ...])
         caption.text = "other"  # type: ignore[misc]
     return [caption.text for caption in captions]

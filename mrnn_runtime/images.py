@@ -201,7 +201,9 @@ def _unreadable(error: OSError) -> NoReturn:
     ) from error
 
 
-def read_image(image: ImageSource, preprocess: Preprocess, *, name: str = "") -> NDArray[np.uint8]:
+def read_image(
+    image: ImageSource, preprocess: Preprocess, *, name: str = "", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Read an image as the encoder takes it.
 
     Turned as its EXIF data says, transparency over white, the first frame of an animation.
@@ -210,6 +212,7 @@ def read_image(image: ImageSource, preprocess: Preprocess, *, name: str = "") ->
         image: where its pixels are; a path is a file.
         preprocess: the recipe of the bundle.
         name: what errors call it; by default its path, or the name that it brings.
+        max_pixels: a larger one is refused before a pixel is decoded.
 
     Returns:
         uint8 [h, w, 3], RGB.
@@ -219,7 +222,7 @@ def read_image(image: ImageSource, preprocess: Preprocess, *, name: str = "") ->
         UsageError: it is of no kind that is taken.
     """
     name = name or (str(image) if isinstance(image, str | Path) else _name(image) or "the image")
-    with _opened(image, name) as opened:
+    with _opened(image, name, min(max_pixels, MAX_PIXELS)) as opened:
         if preprocess.reduced and opened is not image:  # a caller's own must not change
             side = max(preprocess.height, preprocess.width)  # since EXIF data may turn it yet
             opened.draft("RGB", (side, side))
@@ -267,7 +270,7 @@ def thumbnail(path: str | Path, side: int) -> bytes:
 
 
 @contextmanager
-def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
+def _opened(source: ImageSource, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image whose pixels are not decoded yet; what fails inside is an ImageError.
 
     Raises:
@@ -276,13 +279,13 @@ def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
     """
     try:
         with _QUIET, _decoder(source, name) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(name)
+            if image.width * image.height > max_pixels:
+                raise _too_large(name, max_pixels)
             yield image
     except (ImageError, UsageError):
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        raise _too_large(name, max_pixels) from error
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{name} is no image that can be read", hint=f"use one of {', '.join(_FORMATS)}"
@@ -324,9 +327,9 @@ def _opened_file(path: str | Path) -> Iterator[Image.Image]:
             raise ImageError(f"{path} was written to while it was read", hint="do it again")
 
 
-def _too_large(name: str) -> ImageError:
+def _too_large(name: str, max_pixels: int) -> ImageError:
     return ImageError(
-        f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are read",
+        f"{name} is too large: at most {max_pixels / 1e6:g} million pixels are read",
         hint="scale it down",
     )
 

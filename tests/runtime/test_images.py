@@ -263,6 +263,10 @@ class TestRefuse:
         (tmp_path / "x.png").write_bytes(png_of_size(*size))
         assert "too large" in refused(tmp_path / "x.png")
 
+    def test_a_caller_may_take_less(self, picture):
+        with pytest.raises(ImageError, match=r"at most 0\.0001 million pixels"):
+            read_image(picture, SAME, max_pixels=100)
+
     def test_a_phone_may_have_108_megapixels(self, tmp_path):
         # Above the size at which Pillow warns; the file is refused for being incomplete instead.
         (tmp_path / "x.png").write_bytes(png_of_size(12_000, 9_000))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sqlite3
 import warnings
 from contextlib import contextmanager
 from dataclasses import astuple, replace
@@ -62,7 +63,7 @@ def features(
         cache: the folder that holds the files of all backbones and photos.
 
     Returns:
-        float16 [n, d], memory-mapped, read-only; NaN where a photo cannot be read, see ``broken``.
+        float16 [n, d], read-only; NaN where a photo cannot be read, see ``broken``.
 
     Raises:
         UsageError: an unknown view, or more than 1 % of the photos cannot be read.
@@ -71,17 +72,21 @@ def features(
     if not re.fullmatch(r"plain|mirror|crop\d+", view):
         raise UsageError(f"unknown view {view!r}", hint="use plain, mirror, crop1, crop2, ...")
     net = _identity(backbone)
-    stored = cache / "features" / f"{_digest(net, view, *map(_stamp, paths))}-{view}.npy"
-    if stored.exists():
-        values = _load(stored)
-        _refuse_broken(values, paths)
-        return values
-    session = make_session(_graph(backbone, cache / "backbones" / f"{net}.onnx"), "cpu", 1)
-    values = _compute(session, backbone, paths, view)
+    keys = [_stamp(path) for path in paths]
+    values = np.full((len(paths), backbone.feature_size), np.nan, np.float16)
+    with _store(cache / "features" / f"{net}-{view}.sqlite") as store:
+        left = _read(store, keys, values)
+        if left:
+            graph = _graph(backbone, cache / "backbones" / f"{net}.onnx")
+            session = make_session(graph, "cpu", 1)
+            chunks = [left[i : i + _BATCH] for i in range(0, len(left), _BATCH)]
+            job = partial(_chunk, session, backbone.preprocess, view, paths)
+            for rows, block in on_all_cores(job, chunks, f"features, {view}"):
+                values[rows] = block
+                _write(store, [keys[row] for row in rows], block)
+    values.flags.writeable = False
     _refuse_broken(values, paths)
-    with _atomic(stored) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
-    return _load(stored)
+    return values
 
 
 def broken(values: NDArray[np.float16]) -> NDArray[np.bool_]:
@@ -112,19 +117,41 @@ def read_view(path: Path, preprocess: Preprocess, view: str) -> NDArray[np.uint8
     return np.asarray(resized)[:, :: rng.choice((-1, 1))]
 
 
-def _compute(
-    session: Session, backbone: Backbone, paths: Sequence[Path], view: str
-) -> NDArray[np.float16]:
-    values = np.full((len(paths), backbone.feature_size), np.nan, np.float16)
-    chunks = [range(i, min(i + _BATCH, len(paths))) for i in range(0, len(paths), _BATCH)]
-    job = partial(_chunk, session, backbone.preprocess, view, paths)
-    for rows, block in on_all_cores(job, chunks, f"features, {view}"):
-        values[rows] = block
-    return values
+@contextmanager
+def _store(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file that holds a feature of each photo; what is written stays after a kill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = sqlite3.connect(path, timeout=60)
+    try:
+        store.execute("PRAGMA journal_mode = WAL")
+        store.execute("CREATE TABLE IF NOT EXISTS features (photo TEXT PRIMARY KEY, value BLOB)")
+        yield store
+    finally:
+        store.close()
+
+
+def _read(
+    store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]
+) -> list[int]:
+    """Fill in the rows that are known; return the others."""
+    left = []
+    for row, key in enumerate(keys):
+        known = store.execute("SELECT value FROM features WHERE photo = ?", (key,)).fetchone()
+        if known is None:
+            left.append(row)
+        else:
+            values[row] = np.frombuffer(known[0], np.float16)
+    return left
+
+
+def _write(store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]) -> None:
+    rows = [(key, value.tobytes()) for key, value in zip(keys, values, strict=True)]
+    with store:
+        store.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
 
 
 def _chunk(
-    session: Session, preprocess: Preprocess, view: str, paths: Sequence[Path], chunk: range
+    session: Session, preprocess: Preprocess, view: str, paths: Sequence[Path], chunk: Sequence[int]
 ) -> tuple[list[int], NDArray[np.float16]]:
     """Return the rows whose photos can be read, and their features."""
     images: dict[int, NDArray[np.uint8]] = {}
@@ -143,11 +170,6 @@ def _chunk(
             hint="scale the backbone's output, or check its weights",
         )
     return list(images), values.astype(np.float16)
-
-
-def _load(path: Path) -> NDArray[np.float16]:
-    values: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return values
 
 
 def _refuse_broken(values: NDArray[np.float16], paths: Sequence[Path]) -> None:

@@ -40,7 +40,10 @@ class TrainConfig:
         weight_decay: AdamW's, decoupled.
         label_smoothing: share of the target spread over the vocabulary.
         average: decay of the running average of the weights; 0 trains without.
-        start: folder of a finished run whose weights this one starts from; none starts afresh.
+        start: folder of a finished run whose weights and vocabulary this one starts from; none
+            starts afresh.
+        sentences: file of sentences; the language half alone is trained, on them and on the
+            captions of the data sets, and the image term is zero.
         reward: weight of the CIDEr-D of the net's own captions in the cost, beside the likelihood
             of people's; see ``rewards.py``. With it the last epoch is kept, not the best.
         samples: captions drawn for each photo of a step, for the reward.
@@ -64,6 +67,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     average: float = 0.998
     start: str = ""
+    sentences: str = ""
     reward: float = 0.0
     samples: int = 5
     clip: float = 5.0

@@ -8,6 +8,7 @@ decoder glues ``'s`` back on.
 
 from __future__ import annotations
 
+import lzma
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -110,6 +112,25 @@ def build_tokenizer(captions: Iterable[str], min_count: int) -> Tokenizer:
     tokenizer.decoder = _decoder()
     tokenizer.add_special_tokens(list(SPECIALS))
     return tokenizer
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Read one sentence a line, utf-8; of a line with tabs, what is behind the last one.
+
+    A file whose name ends in .xz is decompressed.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no sentence.
+    """
+    opened = lzma.open if path.suffix == ".xz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            sentences = [line.rpartition("\t")[2].strip() for line in file]
+    except (OSError, ValueError, lzma.LZMAError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if not any(sentences):
+        raise UsageError(f"{path}: holds no sentence", hint="one a line")
+    return [sentence for sentence in sentences if sentence]
 
 
 def encode_caption(tokenizer: Tokenizer, caption: str) -> list[int]:

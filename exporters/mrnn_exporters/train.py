@@ -30,7 +30,7 @@ from mrnn_exporters import __version__, datasets, features
 from mrnn_exporters.nets import pack
 from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
-from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption
+from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption, read_sentences
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -255,10 +255,14 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
     }
-    tokenizer = build_tokenizer(
-        (caption for e in examples["train"] for caption in e.captions), config.min_count
-    )
-    count = sum(len(example.captions) for example in examples["train"])
+    said = {split: [c for e in part for c in e.captions] for split, part in examples.items()}
+    if config.sentences:
+        said["train"] += read_sentences(Path(config.sentences))
+    if config.start:
+        tokenizer = Tokenizer.from_file(str(Path(config.start) / "tokenizer.json"))
+    else:
+        tokenizer = build_tokenizer(said["train"], config.min_count)
+    count = len(said["train"])
     if count < config.batch_size:
         raise UsageError(
             f"{count} training captions do not fill one batch of {config.batch_size}",
@@ -270,13 +274,17 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
     )
     if config.start:
-        _start(net, config, tokenizer, backbone)
+        _start(net, config, backbone)
     # Whatever can be refused has been: a folder that is claimed is worth resuming.
     if _is_main():
         _claim(config, output, resume=resume)
         tokenizer.save(str(output / "tokenizer.json"))
 
     def captions(split: str, views: Sequence[str]) -> Captions:
+        if config.sentences:  # all are said of one image of zeros, whose image term is zero
+            zeros = np.zeros((1, backbone.feature_size), np.float16)
+            sayings = [datasets.Example(Path(), tuple(said[split]))]
+            return Captions(sayings, [zeros], tokenizer, config.max_words)
         paths = [example.path for example in examples[split]]
         arrays = [features.features(backbone, paths, view, cache) for view in views]
         return Captions(examples[split], arrays, tokenizer, config.max_words)
@@ -307,24 +315,22 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     return finished
 
 
-def _start(net: Cell, config: TrainConfig, tokenizer: Tokenizer, backbone: Backbone) -> None:
+def _start(net: Cell, config: TrainConfig, backbone: Backbone) -> None:
     """Give ``net`` the weights of the run that the configuration names.
 
     Raises:
-        UsageError: that run has another cell, other sizes, features or words.
+        UsageError: that run has another cell, other sizes or features.
     """
     run = Run.open(Path(config.start))
-    words = Tokenizer.from_file(str(run.folder / "tokenizer.json")).get_vocab()
     for what, theirs, ours in (
         ("cell", run.config.cell, config.cell),
-        ("sizes", run.config.sizes, config.sizes),
+        ("sizes", run.config.sizes | {"dropout": 0}, config.sizes | {"dropout": 0}),
         ("features", run.facts["weights_id"], backbone.weights_id),
-        ("vocabulary", words, tokenizer.get_vocab()),
     ):
         if theirs != ours:
             raise UsageError(
                 f"{config.start} cannot be started from: its {what} differ from this run's",
-                hint="use the data, --cell, --size and --backbone that it was trained with",
+                hint="use the --cell, --size and --backbone that it was trained with",
             )
     net.load_state_dict(run.cell().state_dict())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +78,31 @@ def test_the_second_call_reads_the_file(backbone: Small, make_photos, tmp_path: 
     assert not list(cache.rglob("*.part"))
 
 
+def test_a_photo_more_costs_one_photo(backbone: Small, make_photos, tmp_path: Path) -> None:
+    paths = make_photos(tmp_path / "photos", 5)
+    cache = tmp_path / "cache"
+    first = features.features(backbone, paths[:3], "plain", cache)
+    # Another net under the same identity shows which photos are computed at this call.
+    shutil.rmtree(cache / "backbones")
+    values = features.features(Small(Net(2.0)), paths, "plain", tmp_path / "cache")
+    assert np.array_equal(values[:3], first)
+    other = features.features(Small(Net(2.0)), paths, "plain", tmp_path / "empty")
+    assert np.array_equal(values[3:], other[3:])
+
+
+def test_what_was_computed_before_a_failure_stays(
+    backbone: Small, make_photos, tmp_path: Path
+) -> None:
+    paths = make_photos(tmp_path / "photos", 40)
+    endless = Image.fromarray(np.full((20, 24, 3), 255, np.uint8))
+    endless.save(paths[39])
+    with pytest.raises(MrnnError, match="float16"):  # of the white photo, the last one
+        features.features(Small(Net(258.0)), paths, "plain", tmp_path / "cache")
+    kept = features.features(Small(Net(2.0), "one"), paths[:20], "plain", tmp_path / "cache")
+    fresh = features.features(Small(Net(258.0)), paths[:20], "plain", tmp_path / "empty")
+    assert np.array_equal(kept, fresh)
+
+
 def test_the_key_knows_the_photos_and_the_preprocess(
     backbone: Small, make_photos, tmp_path: Path
 ) -> None:
@@ -132,14 +158,11 @@ def test_a_few_broken_photos_are_nan_and_named(
         assert "1 of 150: 77.png" in caplog.text
 
 
-def test_many_broken_photos_are_an_error_and_nothing_is_kept(
-    backbone: Small, make_photos, tmp_path: Path
-) -> None:
+def test_many_broken_photos_are_an_error(backbone: Small, make_photos, tmp_path: Path) -> None:
     paths = make_photos(tmp_path / "photos", 5)
     paths[4].unlink()
     with pytest.raises(UsageError, match=r"1 of 5: 4\.png"):
         features.features(backbone, paths, "plain", tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("*.npy*"))
     with pytest.raises(ImageError):
         features.read_view(paths[4], PREPROCESS, "crop1")
 

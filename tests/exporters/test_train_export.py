@@ -231,6 +231,42 @@ def test_a_run_goes_on_with_a_reward(
     assert finished.facts["dev_perplexity"] < 1.5 * trained.facts["dev_perplexity"]
 
 
+def test_the_language_half_learns_from_sentences_and_then_sees(
+    config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "sentences.tsv"
+    file.write_text("drawn\tA yellow square in the night .\n" * 40, encoding="utf-8")
+    text = replace(config, sentences=str(file), epochs=2, patience=2)
+    spoken = train.run(text, tmp_path / "language", cache=tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()  # no photo was looked at
+    assert spoken.facts["captions"] == {"train": 64, "dev": 8}
+    words = json.loads((spoken.folder / "tokenizer.json").read_text())["model"]["vocab"]
+    assert "yellow" in words
+    with torch.no_grad():  # an image of zeros has an image term of zero
+        (term,) = spoken.cell().encode(torch.zeros(1, spoken.facts["feature_size"]))
+    assert not term.any()
+    seeing = train.run(
+        replace(config, start=str(spoken.folder), epochs=1), tmp_path / "pairs", cache=cache
+    )
+    assert (seeing.folder / "tokenizer.json").read_bytes() == (
+        spoken.folder / "tokenizer.json"
+    ).read_bytes()
+    assert seeing.facts["captions"] == {"train": 24, "dev": 8}
+
+
+def test_several_data_sets_share_one_vocabulary(
+    config: TrainConfig, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    photo = next((corpus / "images").iterdir())
+    (tmp_path / "mine").mkdir()
+    line = {"file": str(photo), "captions": ["A violet photo ."] * 4}
+    (tmp_path / "mine" / "captions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    two = (*config.datasets, ("folder/all", str(tmp_path / "mine")))
+    run = train.run(replace(config, datasets=two, epochs=1), tmp_path / "run", cache=cache)
+    assert run.facts["photos"] == {"train": SPLITS["train"] + 1, "dev": SPLITS["dev"]}
+    assert '"violet"' in (run.folder / "tokenizer.json").read_text(encoding="utf-8")
+
+
 def test_a_folder_in_use_is_refused(trained: Run, config: TrainConfig, cache: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         train.run(config, trained.folder, cache=cache)
@@ -251,7 +287,7 @@ def test_less_than_a_batch_is_refused(config: TrainConfig, cache: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("what", "change"),
-    [("cell", {"cell": "rnn-base"}), ("sizes", {"sizes": {}}), ("vocabulary", {"min_count": 8})],
+    [("cell", {"cell": "rnn-base"}), ("sizes", {"sizes": {}})],
 )
 def test_a_start_that_does_not_fit_is_refused(
     what: str,

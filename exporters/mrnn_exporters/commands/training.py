@@ -7,18 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from mrnn_exporters.commands import DATASETS
+from mrnn_exporters.commands import DATASETS, data_sets
 
 
 def train(
     dataset: Annotated[
         list[str],
-        typer.Option(metavar="NAME", help=f"{DATASETS}; may be repeated, each with its --root."),
-    ],
-    root: Annotated[
-        list[Path], typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+        typer.Option(
+            metavar="NAME:DIR",
+            help=f"{DATASETS}, and the folder of its own files; may be repeated. NAME/all trains on"
+            " all of its photos and holds none out.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="The new run.")],
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
+    ] = None,
     backbone: Annotated[
         str, typer.Option(metavar="NAME", help="The CNN; see mrnn plugins.")
     ] = "efficientnet-lite2",
@@ -47,6 +52,14 @@ def train(
     start: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run.")
     ] = None,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train the language half alone, on these sentences too, one a line; photos are"
+            " not looked at.",
+        ),
+    ] = None,
     reward: Annotated[
         float | None, typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not.")
     ] = None,
@@ -68,10 +81,6 @@ def train(
     from mrnn_exporters.runs import TrainConfig
     from mrnn_runtime.errors import UsageError
 
-    if len(dataset) != len(root):
-        raise UsageError(
-            f"{len(dataset)} data sets and {len(root)} roots", hint="give each --dataset a --root"
-        )
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -81,6 +90,7 @@ def train(
         "average": average,
         "patience": patience,
         "start": str(start.resolve()) if start else None,
+        "sentences": str(sentences.resolve()) if sentences else None,
         "reward": reward,
         "min_count": min_count,
         "seed": seed,
@@ -88,7 +98,7 @@ def train(
         "sizes": dict(map(_size, size)) if size else None,
     }
     config = TrainConfig(
-        datasets=tuple((n, str(r.resolve())) for n, r in zip(dataset, root, strict=True)),
+        datasets=data_sets(dataset, root or ()),
         backbone=backbone,
         weights=weights,
         cell=cell,
@@ -160,3 +170,4 @@ def _size(text: str) -> tuple[str, int | float]:
         raise UsageError(
             f"--size {text}: expected NAME=NUMBER", hint="recurrent=512, say"
         ) from None
+

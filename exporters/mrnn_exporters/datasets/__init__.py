@@ -32,6 +32,7 @@ READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "folder": folder,
 }
 MAX_LOST = 0.01
+ALL = "/all"
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
     """Return the examples of one split.
 
     Args:
-        name: one of :data:`READERS`.
+        name: one of :data:`READERS`; with ``/all`` behind it, all photos are training photos and
+            the other splits are empty.
         root: the folder that holds the corpus's own files.
         split: train, dev or test.
 
@@ -48,6 +50,8 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
         UsageError: an unknown name or split, a file that is missing or damaged (named, with the
             line), an empty split, or more than 1 % of the photos missing.
     """
+    whole = name.endswith(ALL)
+    name = name.removesuffix(ALL)
     if name not in READERS:
         close = difflib.get_close_matches(name, READERS, n=1)
         raise UsageError(
@@ -59,8 +63,12 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {name}")
-    examples = READERS[name](root, split)
-    if not examples:
+    if whole:
+        parts = SPLITS if split == "train" else ()
+        examples = [e for part in parts for e in READERS[name](root, part)]
+    else:
+        examples = READERS[name](root, split)
+    if not examples and not whole:
         raise UsageError(f"{root}: {name} has no photo in split {split}", hint="use another split")
     missing = [e.path for e in examples if not e.path.is_file()]
     refuse_many(f"{name}, {split}: photos missing", missing, len(examples))

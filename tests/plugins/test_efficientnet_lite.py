@@ -14,7 +14,14 @@ backbones = pytest.importorskip("mrnn_efficientnet_lite.backbones")
 from mrnn_efficientnet_lite import mrnn_backbones  # noqa: E402
 from mrnn_runtime import UsageError  # noqa: E402
 
-PIXELS = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+PIXELS = {
+    "efficientnet-lite0": 224,
+    "efficientnet-lite1": 240,
+    "efficientnet-lite2": 260,
+    "efficientnet-lite3": 280,
+    "efficientnet-lite1+2": 240,
+    "efficientnet-lite1+2+3": 240,
+}
 
 
 def photos(n, pixels):
@@ -39,17 +46,53 @@ def test_hook_module_is_light():
 
 @pytest.mark.parametrize("component", mrnn_backbones(), ids=lambda each: each.name)
 def test_every_component_builds_with_its_packaged_weights(component, capfd):
+    if "3" in component.name:
+        pytest.importorskip("tflite", reason="without the extra lite3")
     with torch.no_grad():
         backbone = component.load()("default")
         images = photos(1, PIXELS[component.name])
         feature = backbone.module(torch.from_numpy(images))
     assert (backbone.preprocess.height, backbone.preprocess.width) == images.shape[1:3]
     assert backbone.preprocess.resize == "squash"
-    assert feature.shape == (1, backbone.feature_size) == (1, 1280)
+    assert feature.shape == (1, backbone.feature_size)
+    assert backbone.feature_size == 1280 * (1 + component.name.count("+"))
     assert feature.dtype == torch.float32
     assert feature.min() >= 0 and feature.max() > 0.1
     assert not backbone.module.training
     assert capfd.readouterr() == ("", "")
+
+
+def test_nets_side_by_side_each_have_a_part_of_unit_rms():
+    joined = backbones.build_lite12("default")
+    images = torch.from_numpy(photos(2, 240))
+    with torch.no_grad():
+        feature = joined.module(images)
+        alone = backbones.build_lite2("default").module(images)
+    assert torch.allclose(feature.reshape(2, 2, 1280).square().mean(dim=2), torch.ones(2, 2))
+    second = feature[:, 1280:]
+    assert torch.allclose(torch.cosine_similarity(second, alone), torch.ones(2))
+    single = [backbones.build_lite1("default"), backbones.build_lite2("default")]
+    assert joined.weights_id == "+".join(one.weights_id for one in single)
+    with pytest.raises(UsageError, match=r"no weights 'mine\.pth'"):
+        backbones.build_lite12("mine.pth")
+
+
+def test_dequantised_weights_know_what_they_see():
+    pytest.importorskip("tflite", reason="without the extra lite3")
+    images = torch.from_numpy(photos(4, 280))
+    with torch.no_grad():
+        ours = backbones.build_lite3("default").module(images)
+        other = backbones.build_lite3("random").module(images)
+    # Batch norms are folded in: a wrong order or layout would let the feature vanish or explode.
+    assert 0.05 < ours.mean() < 2
+    assert not torch.allclose(ours, other, atol=0.1)
+
+
+def test_a_tflite_of_another_net_is_refused():
+    pytest.importorskip("tflite", reason="without the extra lite3")
+    file = str(backbones._packaged(3))
+    with pytest.raises(UsageError, match="into efficientnet-lite1: ValueError"):
+        backbones.build_lite1(file)
 
 
 def test_a_photos_feature_does_not_depend_on_its_neighbours(lite0):

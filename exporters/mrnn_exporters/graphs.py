@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 # Smaller tensors (biases, norms) stay float32: they cost nothing and feel rounding most.
-_LARGE = 4096
+LARGE = 4096
 
 
 class EncoderGraph(nn.Module):
@@ -61,7 +61,7 @@ def round_weights(module: nn.Module) -> None:
     """Round the large weights of a module to what float16 can hold, in place."""
     with torch.no_grad():
         for parameter in module.parameters():
-            if parameter.numel() >= _LARGE:
+            if parameter.numel() >= LARGE:
                 parameter.copy_(parameter.half().float())
 
 
@@ -235,7 +235,7 @@ def store_half(model: onnx.ModelProto) -> None:
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _LARGE:
+        if values.dtype != np.float32 or values.size < LARGE:
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mrnn_exporters.graphs import store_half
+from mrnn_exporters.graphs import LARGE, store_half
 from mrnn_runtime.engine.providers import load_onnxruntime
 
 if TYPE_CHECKING:
@@ -94,6 +94,44 @@ def quantize_vocabulary(model: ModelProto) -> bool:
     _replace_nodes(model, all_nodes)
     onnx.checker.check_model(model, full_check=True)
     return True
+
+
+def quantize_tables(model: ModelProto) -> int:
+    """Keep large tables of words as int8, one scale a column; a looked-up row is float32 again.
+
+    Returns:
+        The number of such tables; without one the model is left as it is.
+    """
+    values = _constants(model)
+    nodes: list[NodeProto] = []
+    count = 0
+    for node in model.graph.node:
+        table = values.get(node.input[0]) if node.op_type == "Gather" else None
+        if (
+            table is None
+            or table.dtype.kind != "f"
+            or table.size < LARGE
+            or node.input[1] != "token"
+        ):
+            nodes.append(node)
+            continue
+        steps = _steps(table.astype(np.float32), axis=0, largest=127)
+        arrays = {
+            f"table{count}.whole": np.rint(table / steps).astype(np.int8),
+            f"table{count}.steps": steps[0].astype(np.float32),
+        }
+        whole, scales = arrays
+        row = f"table{count}.row"
+        nodes += [
+            helper.make_node("Gather", [whole, "token"], [row]),
+            helper.make_node("DequantizeLinear", [row, scales], list(node.output), axis=1),
+        ]
+        model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+        count += 1
+    if count:
+        _replace_nodes(model, nodes)
+        onnx.checker.check_model(model, full_check=True)
+    return count
 
 
 def _folded(path: Path) -> ModelProto:
@@ -252,11 +290,14 @@ def _constants(model: ModelProto) -> dict[str, NDArray[np.generic]]:
 
 
 def _steps(
-    weights: NDArray[np.floating[Any]], axis: int | tuple[int, ...]
+    weights: NDArray[np.floating[Any]],
+    axis: int | tuple[int, ...],
+    *,
+    largest: int = _LARGEST_WEIGHT,
 ) -> NDArray[np.floating[Any]]:
-    """Return what the integer 1 stands for, a channel, so that the largest fits."""
-    largest: NDArray[np.floating[Any]] = np.abs(weights).max(axis=axis, keepdims=True)
-    steps = largest / _LARGEST_WEIGHT
+    """Return what the integer 1 stands for, a channel, so that no weight is above ``largest``."""
+    most: NDArray[np.floating[Any]] = np.abs(weights).max(axis=axis, keepdims=True)
+    steps = most / largest
     return np.where(steps == 0, np.ones_like(steps), steps)
 
 

@@ -16,7 +16,7 @@ import onnx
 
 from mrnn_exporters import metrics
 from mrnn_exporters.graphs import save_beside, share_weights
-from mrnn_exporters.int8 import quantize_convolutions, quantize_vocabulary
+from mrnn_exporters.int8 import quantize_convolutions, quantize_tables, quantize_vocabulary
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.captioner import find_model, load
 from mrnn_runtime.engine.golden import GOLDEN, record_golden
@@ -162,13 +162,14 @@ def _quantize(old: Bundle, folder: Path, images: NDArray[np.uint8]) -> list[str]
     cell = onnx.load(path)
     if not quantize_vocabulary(cell):
         kept.append("the product with the vocabulary, which does not follow a tanh")
-    else:
-        save_beside(cell, path)
-        if old.readout and readout:
-            quantize_vocabulary(readout)
-            share_weights(readout, path)
-            onnx.save(readout, folder / old.readout.file)
-    if len(kept) == 2:
+    tables = quantize_tables(cell)
+    save_beside(cell, path)
+    if old.readout and readout:
+        quantize_vocabulary(readout)
+        quantize_tables(readout)
+        share_weights(readout, path)
+        onnx.save(readout, folder / old.readout.file)
+    if len(kept) == 2 and not tables:
         raise UsageError(f"in {old.name} nothing can become int8: {' and '.join(kept)}")
     return kept
 

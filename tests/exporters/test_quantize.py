@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mrnn_exporters import plugin, quantize, references
 from mrnn_exporters.datasets import Example
-from mrnn_exporters.int8 import quantize_convolutions, quantize_vocabulary
+from mrnn_exporters.int8 import quantize_convolutions, quantize_tables, quantize_vocabulary
 from mrnn_runtime import BundleError, UsageError, load, load_bundle
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.engine.golden import replay_golden
@@ -335,3 +335,29 @@ def test_the_command_with_a_data_set(
     assert done.exit_code == 0, done.output
     assert "CIDEr" in done.stdout
     assert load_bundle(tmp_path / "int8").training["quantized"]["photos"] == 4
+
+
+def test_a_large_table_is_kept_in_bytes() -> None:
+    import onnxruntime
+
+    table = np.random.default_rng(0).standard_normal((500, 12)).astype(np.float32)
+    table[:, 3] = 0
+    table[:, 4] *= 100
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        lookup (int64[r] token) => (float[r, 12] word) {
+            table = Cast <to = 1> (half)
+            word = Gather (table, token)
+        }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(table.astype(np.float16), "half"))
+    assert quantize_tables(model) == 1
+    assert {t.name for t in model.graph.initializer} == {"table0.whole", "table0.steps"}
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (words,) = session.run(None, {"token": np.arange(500)})
+    step = np.abs(table).max(axis=0) / 127
+    assert (np.abs(words - table) <= 0.51 * step + 1e-3 * np.abs(table)).all()
+    assert np.abs(words - table).max() > 0
+    assert quantize_tables(model) == 0  # bytes already

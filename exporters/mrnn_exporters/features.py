@@ -130,9 +130,7 @@ def _store(path: Path) -> Iterator[sqlite3.Connection]:
         store.close()
 
 
-def _read(
-    store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]
-) -> list[int]:
+def _read(store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]) -> list[int]:
     """Fill in the rows that are known; return the others."""
     left = []
     for row, key in enumerate(keys):

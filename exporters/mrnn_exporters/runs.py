@@ -40,8 +40,8 @@ class TrainConfig:
         weight_decay: AdamW's, decoupled.
         label_smoothing: share of the target spread over the vocabulary.
         average: decay of the running average of the weights; 0 trains without.
-        start: folder of a finished run whose weights and vocabulary this one starts from; none
-            starts afresh.
+        start: what this run has its first weights and its vocabulary from: folder of a finished
+            run or of a bundle, or the name of an installed model; none starts afresh.
         sentences: file of sentences; the language half alone is trained, on them and on the
             captions of the data sets, and the image term is zero.
         reward: weight of the CIDEr-D of the net's own captions in the cost, beside the likelihood

@@ -30,6 +30,7 @@ from mrnn_exporters import __version__, datasets, features
 from mrnn_exporters.nets import pack
 from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
+from mrnn_exporters.starts import open_start
 from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption, read_sentences
 from mrnn_runtime.errors import UsageError
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from mrnn_exporters.datasets import Example
     from mrnn_exporters.nets import Cell
+    from mrnn_exporters.starts import Start
     from mrnn_runtime.plugins.contracts import Backbone
 
 
@@ -258,8 +260,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     said = {split: [c for e in part for c in e.captions] for split, part in examples.items()}
     if config.sentences:
         said["train"] += read_sentences(Path(config.sentences))
-    if config.start:
-        tokenizer = Tokenizer.from_file(str(Path(config.start) / "tokenizer.json"))
+    start = open_start(config.start) if config.start else None
+    if start:
+        tokenizer = Tokenizer.from_file(str(start.tokenizer))
     else:
         tokenizer = build_tokenizer(said["train"], config.min_count)
     count = len(said["train"])
@@ -273,8 +276,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     net = build_cell(
         config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
     )
-    if config.start:
-        _start(net, config, backbone)
+    if start:
+        _expect(start, config, backbone)
+        start.fill(net)
     # Whatever can be refused has been: a folder that is claimed is worth resuming.
     if _is_main():
         _claim(config, output, resume=resume)
@@ -315,24 +319,22 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     return finished
 
 
-def _start(net: Cell, config: TrainConfig, backbone: Backbone) -> None:
-    """Give ``net`` the weights of the run that the configuration names.
+def _expect(start: Start, config: TrainConfig, backbone: Backbone) -> None:
+    """Refuse to start from another net.
 
     Raises:
-        UsageError: that run has another cell, other sizes or features.
+        UsageError: that one has another cell, other sizes or features.
     """
-    run = Run.open(Path(config.start))
     for what, theirs, ours in (
-        ("cell", run.config.cell, config.cell),
-        ("sizes", run.config.sizes | {"dropout": 0}, config.sizes | {"dropout": 0}),
-        ("features", run.facts["weights_id"], backbone.weights_id),
+        ("cell", start.config["cell"], config.cell),
+        ("sizes", start.config["sizes"] | {"dropout": 0}, config.sizes | {"dropout": 0}),
+        ("features", start.weights_id, backbone.weights_id),
     ):
         if theirs != ours:
             raise UsageError(
-                f"{config.start} cannot be started from: its {what} differ from this run's",
-                hint="use the --cell, --size and --backbone that it was trained with",
+                f"{start.name} cannot be started from: its {what} differ from this run's",
+                hint="leave out --cell, --size, --backbone and --weights: they are its own then",
             )
-    net.load_state_dict(run.cell().state_dict())
 
 
 def _is_main() -> bool:

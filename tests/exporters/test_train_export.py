@@ -16,7 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mrnn_exporters import export, retrieval, train
+from mrnn_exporters.nets import pack
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
+from mrnn_exporters.starts import open_start
 from mrnn_runtime import load
 from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
@@ -265,6 +267,42 @@ def test_several_data_sets_share_one_vocabulary(
     run = train.run(replace(config, datasets=two, epochs=1), tmp_path / "run", cache=cache)
     assert run.facts["photos"] == {"train": SPLITS["train"] + 1, "dev": SPLITS["dev"]}
     assert '"violet"' in (run.folder / "tokenizer.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("cell", ["m-rnn", "gru"])
+def test_a_bundle_can_be_trained_further(
+    cell: str, config: TrainConfig, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    source = train.run(replace(config, cell=cell, epochs=2), tmp_path / "run", cache=cache)
+    export.run(source.folder, tmp_path / "bundle", name="squares")
+    start = open_start(str(tmp_path / "bundle"))
+    net = source.cell()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    start.fill(net)
+    tokens = pack([[1, 4, 5, 6], [1, 7, 8]])
+    features = torch.rand(2, source.facts["feature_size"])
+    with torch.no_grad():
+        theirs, ours = source.cell()(tokens, features), net(tokens, features)
+    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0)  # weights were rounded to float16
+    further = replace(config, cell=cell, start=str(tmp_path / "bundle"), epochs=1)
+    again = train.run(further, tmp_path / "further", cache=cache)
+    assert again.facts["vocabulary_size"] == source.facts["vocabulary_size"]
+    # It starts where the bundle ended, so one short epoch cannot be far from there.
+    assert again.facts["dev_perplexity"] < 1.5 * source.facts["dev_perplexity"]
+
+
+def test_a_bundle_of_another_kind_cannot_be_trained_further(
+    tiny_bundle: Path, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    source = train.run(replace(config, cell="nic", epochs=1), tmp_path / "run", cache=cache)
+    export.run(source.folder, tmp_path / "bundle", name="squares")
+    further = replace(config, cell="nic", start=str(tmp_path / "bundle"))
+    with pytest.raises(UsageError, match="neither m-rnn nor gru"):
+        train.run(further, tmp_path / "further", cache=cache)
+    with pytest.raises(UsageError, match="does not say how it was trained"):
+        open_start(str(tiny_bundle))
+    assert not (tmp_path / "further").exists()
 
 
 def test_a_folder_in_use_is_refused(trained: Run, config: TrainConfig, cache: Path) -> None:

@@ -25,12 +25,15 @@ def train(
         typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(metavar="NAME", help="The CNN; see mrnn plugins.")
-    ] = "efficientnet-lite2",
+        str | None,
+        typer.Option(metavar="NAME", help="The CNN; see mrnn plugins. Else efficientnet-lite2."),
+    ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="The CNN's weights.")
-    ] = "default",
-    cell: Annotated[str, typer.Option(metavar="NAME", help="The net; see mrnn plugins.")] = "m-rnn",
+        str | None, typer.Option(metavar="NAME|FILE", help="The CNN's weights. Else default.")
+    ] = None,
+    cell: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The net; see mrnn plugins. Else m-rnn.")
+    ] = None,
     size: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=N", help="A size of the net, such as recurrent=512; repeated."),
@@ -50,7 +53,12 @@ def train(
         float | None, typer.Option(metavar="D", help="Decay of the weights' average; 0: none.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run.")
+        str | None,
+        typer.Option(
+            metavar="RUN|BUNDLE|NAME",
+            help="Start from the weights and the words of another run, of a bundle or of an"
+            " installed model. CNN, net and sizes are its own.",
+        ),
     ] = None,
     sentences: Annotated[
         Path | None,
@@ -62,6 +70,9 @@ def train(
     ] = None,
     reward: Annotated[
         float | None, typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Captions drawn for each, for the reward.")
     ] = None,
     patience: Annotated[
         int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
@@ -79,7 +90,7 @@ def train(
     from mrnn_exporters import train as trainer
     from mrnn_exporters.features import default_cache
     from mrnn_exporters.runs import TrainConfig
-    from mrnn_runtime.errors import UsageError
+    from mrnn_exporters.starts import INHERITED, open_start
 
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -89,21 +100,24 @@ def train(
         "label_smoothing": label_smoothing,
         "average": average,
         "patience": patience,
-        "start": str(start.resolve()) if start else None,
+        "start": (str(Path(start).resolve()) if Path(start).is_dir() else start) if start else None,
         "sentences": str(sentences.resolve()) if sentences else None,
         "reward": reward,
+        "samples": samples,
         "min_count": min_count,
         "seed": seed,
         "views": tuple(view) if view else None,
+        "backbone": backbone,
+        "weights": weights,
+        "cell": cell,
         "sizes": dict(map(_size, size)) if size else None,
     }
-    config = TrainConfig(
-        datasets=data_sets(dataset, root or ()),
-        backbone=backbone,
-        weights=weights,
-        cell=cell,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    changes = {name: value for name, value in given.items() if value is not None}
+    if start:
+        old = open_start(changes["start"]).config
+        sizes = old["sizes"] | changes.pop("sizes", {})
+        changes = {name: old[name] for name in INHERITED} | {"sizes": sizes} | changes
+    config = TrainConfig(datasets=data_sets(dataset, root or ()), **changes)
     trainer.run(config, output, cache=cache or default_cache(), resume=resume)
 
 
@@ -170,4 +184,3 @@ def _size(text: str) -> tuple[str, int | float]:
         raise UsageError(
             f"--size {text}: expected NAME=NUMBER", hint="recurrent=512, say"
         ) from None
-

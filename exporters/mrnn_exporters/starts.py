@@ -1,0 +1,76 @@
+"""What a training may start from: a run, a bundle's folder, or the name of an installed model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrnn_exporters.runs import Run
+from mrnn_runtime.bundle.loading import load_bundle
+from mrnn_runtime.bundle.manifest import TOKENIZER
+from mrnn_runtime.captioner import find_model
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mrnn_exporters.nets import Cell
+    from mrnn_runtime.bundle.manifest import Bundle
+
+# What the new training has from the old one unless it says otherwise.
+INHERITED = ("backbone", "weights", "cell", "sizes")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A trained net, and what it was trained as.
+
+    Attributes:
+        name: as the caller named it.
+        config: at least ``backbone``, ``weights``, ``cell`` and ``sizes``.
+        weights_id: of the backbone's weights.
+        tokenizer: file of the vocabulary.
+        source: where the weights are.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    weights_id: str
+    tokenizer: Path
+    source: Run | Bundle
+
+    def fill(self, net: Cell) -> None:
+        """Give a net of the same cell and sizes the weights.
+
+        Raises:
+            UsageError: they are in a bundle, and the cell is none that can be had back from one.
+        """
+        if isinstance(self.source, Run):
+            net.load_state_dict(self.source.cell().state_dict())
+            return
+        from mrnn_exporters.unfolding import unfold
+
+        unfold(self.source, net)
+
+
+def open_start(name: str) -> Start:
+    """Open a run, a bundle or an installed model.
+
+    Raises:
+        UsageError: there is none of that name, or a bundle does not say how it was trained.
+        BundleError: the bundle is damaged.
+    """
+    if (Path(name) / "run.json").is_file():
+        run = Run.open(Path(name))
+        config = {key: getattr(run.config, key) for key in INHERITED}
+        return Start(name, config, run.facts["weights_id"], run.folder / TOKENIZER, run)
+    bundle = load_bundle(find_model(name))
+    match bundle.training:
+        case {"config": dict(config), "weights_id": str(weights_id)} if config.keys() >= set(
+            INHERITED
+        ):
+            return Start(name, config, weights_id, bundle.file(TOKENIZER), bundle)
+    raise UsageError(
+        f"{name} does not say how it was trained", hint="start from a bundle that mrnn export wrote"
+    )

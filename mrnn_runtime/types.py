@@ -266,6 +266,8 @@ class CaptionCandidate:
         finished: False where it was cut at the maximum length.
         rank: its place in the decoder's order, from 1.
         rerank_score: what the reranker ranked it by, or None where there is no reranker.
+        confidence: the probability that it is a good caption, 0..1, or None where the bundle was
+            not calibrated for this search.
     """
 
     caption: str
@@ -274,6 +276,7 @@ class CaptionCandidate:
     finished: bool
     rank: int
     rerank_score: float | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +312,8 @@ class Caption:
         neighbours: the reference images that had a vote, the nearest first; filled where an
             explanation was asked for.
         error: what went wrong with this image and what to do, or None.
+        confidence: the probability that the caption is a good one, 0..1, or None where the bundle
+            was not calibrated for this search.
     """
 
     path: str
@@ -322,6 +327,7 @@ class Caption:
     reranker: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
     error: ImageError | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

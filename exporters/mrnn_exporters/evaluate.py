@@ -172,7 +172,7 @@ def run(
     choices = _choices(captioner, wanted)
     examples, images = encode(captioner, examples)
     perplexity = measure_perplexity(captioner, images, [e.captions for e in examples])
-    candidates = _decode(captioner, images, wanted.decoder, options)
+    candidates = decode_all(captioner, images, wanted.decoder, options)
     said = [e.captions for e in examples]
     rows, used, chosen = [], "", []
     for name, rerank in choices:
@@ -250,7 +250,7 @@ def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOpti
     return [*choices, *([("oracle", RerankOptions())] if search.oracle else [])]
 
 
-def _decode(
+def decode_all(
     captioner: Captioner, images: EncodedImages, decoder: str | None, options: DecodeOptions
 ) -> list[list[Candidate]]:
     """Return all candidates of each image, in the decoder's order."""
@@ -272,11 +272,11 @@ def _scores(
     if reranker == "none":
         return [[-float(place) for place in range(len(row))] for row in candidates]
     if reranker == "oracle":
-        return _oracle(captioner, candidates, said)
+        return cider_of(captioner, candidates, said)
     return captioner.rerank(images, candidates, reranker=reranker, options=rerank)
 
 
-def _oracle(
+def cider_of(
     captioner: Captioner,
     candidates: Sequence[Sequence[Candidate]],
     said: Sequence[Sequence[str]],

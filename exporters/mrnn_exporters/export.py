@@ -278,6 +278,7 @@ def _manifest(
     # A bundle travels: names, and no folders of the machine that trained it.
     config["datasets"] = [name for name, _ in trained.config.datasets]
     config["start"] = Path(trained.config.start).name
+    config["sentences"] = Path(trained.config.sentences).name
     config["weights"] = Path(trained.config.weights).name
     return {
         "precision": "fp32",
@@ -324,14 +325,17 @@ def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
 
 def _dev_photos(trained: Run) -> list[Path]:
     """The first photos of the run's dev split."""
-    name, root = trained.config.datasets[0]
-    return [example.path for example in datasets.read(name, Path(root), "dev")[:PHOTOS]]
+    return [example.path for example in _examples(trained, "dev")[:PHOTOS]]
+
+
+def _examples(trained: Run, split: str) -> list[datasets.Example]:
+    sets = trained.config.datasets
+    return [e for name, root in sets for e in datasets.read(name, Path(root), split)]
 
 
 def _background_photos(trained: Run) -> list[datasets.Example]:
     """A sample of the run's training photos, always the same."""
-    name, root = trained.config.datasets[0]
-    examples = datasets.read(name, Path(root), "train")
+    examples = _examples(trained, "train")
     rows = np.random.default_rng(0).permutation(len(examples))[:BACKGROUND]
     return [examples[row] for row in sorted(rows.tolist())]
 

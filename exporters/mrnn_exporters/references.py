@@ -18,6 +18,8 @@ from mrnn_runtime.reranking.references import FOLDER, load_references, save_refe
 from mrnn_runtime.types import RerankOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mrnn_runtime.reranking.references import References
 
 
@@ -25,8 +27,7 @@ def build(
     model: str | Path,
     output: Path,
     *,
-    dataset: str,
-    root: Path,
+    sets: Sequence[tuple[str, str]],
     split: str = "train",
     dtype: str = "int8",
     keep_captions: bool = False,
@@ -37,8 +38,7 @@ def build(
     Args:
         model: the folder of a bundle, or the name of an installed model.
         output: the new folder.
-        dataset: name of the data set.
-        root: the data set's folder.
+        sets: name and folder of each data set.
         split: train, dev or test.
         dtype: ``int8`` or ``float16``, of the features.
         keep_captions: whether the folder gets a file with the readable captions.
@@ -53,7 +53,7 @@ def build(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists already", hint="name a new folder")
     check_dtype(dtype)
-    examples = datasets.read(dataset, root, split)
+    examples = [e for name, root in sets for e in datasets.read(name, root, split)]
     captioner = load(model, provider=provider, threads=1)
     examples, images = encode(captioner, examples)
     ids = iter(captioner.vocabulary.encode_all([c for e in examples for c in e.captions]))
@@ -66,7 +66,13 @@ def build(
     )
     captions = {e.path.name: e.captions for e in examples} if keep_captions else None
     bundle = captioner.bundle
-    save_references(references, output, bundle, source=f"{dataset} {split}", captions=captions)
+    save_references(
+        references,
+        output,
+        bundle,
+        source=f"{', '.join(name for name, _ in sets)} {split}",
+        captions=captions,
+    )
     return references
 
 

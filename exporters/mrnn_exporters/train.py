@@ -257,6 +257,10 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
     }
+    if not examples["dev"]:
+        raise UsageError(
+            "no photo is held out to choose by", hint="give a --dataset without /all as well"
+        )
     said = {split: [c for e in part for c in e.captions] for split, part in examples.items()}
     if config.sentences:
         said["train"] += read_sentences(Path(config.sentences))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle.checksums import FileFact, file_facts
+from mrnn_runtime.decoding.confidence import SIGNALS, Calibration
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
 
@@ -99,6 +100,7 @@ class Bundle:
         decode_options: default options of the search.
         reranker: name of the default reranker, or None.
         rerank_options: default options of rerankers, by the reranker's name.
+        calibration: what makes a confidence of a search's candidates, or None.
         training: how the model came about; free facts.
         files: every file of the folder but bundle.json, by relative POSIX path.
     """
@@ -122,6 +124,7 @@ class Bundle:
     decode_options: DecodeOptions
     reranker: str | None
     rerank_options: Mapping[str, RerankOptions]
+    calibration: Calibration | None
     training: Mapping[str, object]
     files: Mapping[str, FileFact]
 
@@ -165,6 +168,7 @@ def parse(folder: Path, top: Fields) -> Bundle:
         decode_options=_decode_options(decode, size),
         reranker=None if rerank.values.get("reranker") is None else rerank.text("reranker"),
         rerank_options=_rerank_options(rerank.fields("options")),
+        calibration=_calibration(top),
         training=top.fields("training").values,
         files=file_facts(top, MANIFEST),
     )
@@ -238,6 +242,24 @@ def _rerank_options(node: Fields) -> dict[str, RerankOptions]:
             given[key] = own.integer(key, 1)
         options[name] = RerankOptions(**given)
     return options
+
+
+def _calibration(top: Fields) -> Calibration | None:
+    if "confidence" not in top.values:  # not calibrated, or older than confidences
+        return None
+    node = top.fields("confidence")
+    weights = node.fields("weights")
+    for name in weights.values:
+        if name not in SIGNALS:
+            raise weights.wrong(name, f"is no signal; the signals are {', '.join(SIGNALS)}")
+    return Calibration(
+        decoder=node.text("decoder"),
+        beam_size=node.integer("beam_size", 1),
+        good=node.number("good"),
+        bias=node.number("bias"),
+        weights={name: weights.number(name) for name in weights.values},
+        threshold=node.number("threshold"),
+    )
 
 
 def _state(node: Fields) -> StateSpec:

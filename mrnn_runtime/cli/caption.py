@@ -28,6 +28,7 @@ mrnn caption photos/ --decoder greedy --ban man --ban woman
 mrnn caption dog.jpg --beam-size 10 --n-best 3
 mrnn caption dog.jpg --decoder sample --n-best 5 --seed 7
 mrnn caption photos/ --beam-size 10 --reranker consensus-cider --report report.html
+mrnn caption photos/ --min-confidence 0.5 --format jsonl
 """
 
 
@@ -160,6 +161,16 @@ def caption(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which reference photos voted (jsonl, report).")
     ] = False,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0.0,
+            max=1.0,
+            help="Keep captions back that are good with a smaller probability; for models that know"
+            " it.",
+        ),
+    ] = None,
     form: Annotated[
         results.Format,
         typer.Option(
@@ -235,6 +246,13 @@ def caption(
             )
     elif report is not None:  # which shows all that the reranker chose among
         options = replace(options, n_best=max(options.n_best, options.beam_size))
+    if min_confidence is not None:
+        calibration = captioner.bundle.calibration
+        if not (calibration and calibration.fits(decoder or captioner.bundle.decoder, options)):
+            raise UsageError(
+                f"{captioner.bundle.name} has no confidence for this search",
+                hint="use another model, or its own --decoder and --beam-size",
+            )
     captions = captioner.caption(
         images,
         missing_ok=True,  # what was there a moment ago, or what stdin names
@@ -246,7 +264,7 @@ def caption(
         explain=explain,
         options=options,
     )
-    failed = done = 0
+    failed = done = unsure = 0
     try:
         with (
             _page(report) if report else nullcontext() as add,
@@ -259,6 +277,9 @@ def caption(
                 if add:
                     add(result)
                 kept = replace(result, candidates=result.candidates[:shown])
+                if result.confidence is not None and result.confidence < (min_confidence or 0):
+                    kept = replace(kept, text="", candidates=())
+                    unsure += 1
                 # First what is beside the photo: who finds the record must find that as well.
                 if sidecar and kept.error is None:
                     error = results.write_sidecar(kept, sidecar)
@@ -273,6 +294,8 @@ def caption(
         mend = "; --resume goes on" if output or sidecar else ""
         speech.note(f"stopped after {done} of {len(images)} images{mend}")
         raise
+    if unsure:
+        speech.note(f"{unsure} of {len(images)} captions kept back for a low confidence")
     if failed:
         speech.note(f"{failed} of {len(images)} images failed")
         raise typer.Exit(speech.SOME_IMAGES_FAILED)

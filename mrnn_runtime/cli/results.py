@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COLUMNS = ("path", "caption", "log_prob", "finished", "error")
+_COLUMNS = ("path", "caption", "log_prob", "finished", "confidence", "error")
 
 
 class Format(StrEnum):
@@ -59,9 +59,10 @@ def record(result: Caption, form: Format) -> str:
             return json.dumps(_object(result)) + "\n"
         case Format.CSV:
             if result.error is not None:
-                return _csv((result.path, "", "", "", str(result.error)))
+                return _csv((result.path, "", "", "", "", str(result.error)))
             finished = str(result.finished).lower()
-            return _csv((result.path, result.text, result.log_prob, finished, ""))
+            confidence = "" if result.confidence is None else result.confidence
+            return _csv((result.path, result.text, result.log_prob, finished, confidence, ""))
 
 
 def header(form: Format) -> str:
@@ -80,9 +81,10 @@ def _object(result: Caption) -> dict[str, object]:
         return {"path": result.path, "error": str(result.error)}
     found: dict[str, object] = {
         "path": result.path,
-        "caption": result.text,
+        "caption": result.text or None,  # without a word where it was kept back
         "log_prob": result.log_prob,
         "finished": result.finished,
+        "confidence": result.confidence,
         "candidates": [_candidate(*pair) for pair in enumerate(result.candidates, 1)],
         "model": result.model,
         "provider": result.provider,

@@ -14,6 +14,7 @@ from mrnn_runtime.types import CaptionCandidate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from mrnn_runtime.decoding.confidence import Calibration
     from mrnn_runtime.plugins.contracts import Decoder, Reranker, StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages, Neighbour
 
@@ -30,6 +31,7 @@ class CaptionSearch:
         reranker_name: what users call the reranker, or None.
         reranker: chooses among the candidates, or None.
         explain: whether to ask the reranker who voted.
+        calibration: what makes a confidence of the candidates, or None.
     """
 
     decoder_name: str
@@ -39,6 +41,7 @@ class CaptionSearch:
     reranker_name: str | None = None
     reranker: Reranker | None = None
     explain: bool = False
+    calibration: Calibration | None = None
 
     def within(self, spent: float) -> CaptionSearch:
         """Return the search with what is left of its deadline after ``spent`` seconds."""
@@ -100,6 +103,9 @@ class CaptionSearch:
                 finished=candidates[i].finished,
                 rank=i + 1,
                 rerank_score=scores[i],
+                confidence=self.calibration.confidence(candidates[i], candidates)
+                if self.calibration
+                else None,
             )
             for i in order[: self.n_best]
         )

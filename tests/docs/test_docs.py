@@ -68,7 +68,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     lay_out_photos(folder)
     bundle = tiny_bundle(folder / "bundle")
-    index.build(bundle, folder / "references", dataset="folder", root=folder / "my-photos")
+    index.build(bundle, folder / "references", sets=[("folder", str(folder / "my-photos"))])
     index.add(folder / "references", bundle)
     return bundle
 

@@ -182,7 +182,7 @@ def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) 
 def test_k_and_m_are_swept_without_decoding_again(
     tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    references.build(tiny_bundle, tmp_path / "r", dataset="folder", root=corpus, split="test")
+    references.build(tiny_bundle, tmp_path / "r", sets=[("folder", str(corpus))], split="test")
     calls = []
     decode = Captioner.decode
     monkeypatch.setattr(

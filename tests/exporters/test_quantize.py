@@ -284,7 +284,7 @@ def test_references_come_along(
     corpus = photos[0].path.parent
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
     made = tmp_path / "references"
-    references.build(source, made, dataset="folder", root=corpus, keep_captions=True)
+    references.build(source, made, sets=[("folder", str(corpus))], keep_captions=True)
     references.add(made, source, reranker="consensus-cider", k=3, m=2, default=True)
     bundle, _, _ = quantize.run(source, tmp_path / "int8", photos)
     found, old = load_references(bundle), load_references(load_bundle(source))

@@ -266,6 +266,8 @@ def test_several_data_sets_share_one_vocabulary(
     two = (*config.datasets, ("folder/all", str(tmp_path / "mine")))
     run = train.run(replace(config, datasets=two, epochs=1), tmp_path / "run", cache=cache)
     assert run.facts["photos"] == {"train": SPLITS["train"] + 1, "dev": SPLITS["dev"]}
+    with pytest.raises(UsageError, match="no photo is held out"):
+        train.run(replace(config, datasets=two[1:]), tmp_path / "none", cache=cache)
     assert '"violet"' in (run.folder / "tokenizer.json").read_text(encoding="utf-8")
 
 

@@ -38,6 +38,7 @@ def test_jsonl_has_the_documented_fields(caption, photos):
         "caption",
         "log_prob",
         "finished",
+        "confidence",
         "candidates",
         "model",
         "provider",
@@ -55,6 +56,7 @@ def test_jsonl_has_the_documented_fields(caption, photos):
     assert record["provider"] == "CPUExecutionProvider"
     assert record["decoder"] == "beam"
     assert record["reranker"] is None
+    assert record["confidence"] is None  # this bundle was not calibrated
 
 
 def test_n_best_text_has_one_line_a_candidate(caption, photos):

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mrnn_exporters.commands import DATASETS
+from mrnn_exporters.commands import DATASETS, data_sets
 
 EXAMPLES = """\b
-mrnn index build --model BUNDLE --dataset flickr8k --root DIR --output REFERENCES
+mrnn index build --model BUNDLE --dataset flickr8k:DIR --output REFERENCES
 mrnn index add REFERENCES BUNDLE --reranker consensus-cider --neighbours 60 --votes 125 --default
 """
 
@@ -19,13 +19,20 @@ def build(
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="An installed model, or a bundle's folder.")
     ],
-    dataset: Annotated[str, typer.Option(metavar="NAME", help=f"{DATASETS}.")],
-    root: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME:DIR",
+            help=f"{DATASETS}, and the folder of its own files; may be repeated.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="REFERENCES", help="The new folder.")
     ],
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "train",
     dtype: Annotated[
         str, typer.Option(metavar="int8|float16", help="How features are kept.")
@@ -47,8 +54,7 @@ def build(
     built = references.build(
         model,
         output,
-        dataset=dataset,
-        root=root,
+        sets=data_sets(dataset, root or ()),
         split=split,
         dtype=dtype,
         keep_captions=keep_captions,

@@ -74,7 +74,7 @@ def test_a_caption_has_it_where_the_search_is_the_calibrated_one(
     for ours, theirs in zip(captioner.caption(photos), plain.caption(photos), strict=True):
         assert ours.confidence is not None
         assert 0 < ours.confidence < 1
-        assert (ours.text, ours.candidates) == (theirs.text, theirs.candidates)
+        assert (ours.text, ours.log_prob) == (theirs.text, theirs.log_prob)
         assert theirs.confidence is None
     for other in ({"decoder": "greedy"}, {"beam_size": 2}):
         assert next(captioner.caption(photos, **other)).confidence is None

@@ -115,9 +115,10 @@ def quantize_tables(model: ModelProto) -> int:
         ):
             nodes.append(node)
             continue
-        steps = _steps(table.astype(np.float32), axis=0, largest=127)
+        numbers = table.astype(np.float32)
+        steps = _steps(numbers, axis=0, largest=127)
         arrays = {
-            f"table{count}.whole": np.rint(table / steps).astype(np.int8),
+            f"table{count}.whole": np.rint(numbers / steps).astype(np.int8),
             f"table{count}.steps": steps[0].astype(np.float32),
         }
         whole, scales = arrays

@@ -12,7 +12,7 @@ recurrent, d image feature.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mrnn_exporters.nets import Cell
     from mrnn_runtime.bundle.manifest import Bundle
 
-    Array = NDArray[np.float32]
+    Array = NDArray[np.floating[Any]]
 
 
 def unfold(bundle: Bundle, net: Cell) -> None:
@@ -93,7 +93,9 @@ class _Graph:
     def __init__(self, path: Path) -> None:
         model = onnx.load(path)
         self.nodes = list(model.graph.node)
-        self.values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.values: dict[str, Array] = {
+            t.name: numpy_helper.to_array(t) for t in model.graph.initializer
+        }
         for node in self.nodes:
             if node.op_type == "Cast" and node.input[0] in self.values:
                 self.values[node.output[0]] = self.values[node.input[0]].astype(np.float32)
@@ -118,7 +120,8 @@ class _Graph:
     def table(self) -> Array:
         """Return what the step looks up for each word, float32 [V, g + m]."""
         if "table0.whole" in self.values:
-            return self.values["table0.whole"] * self.values["table0.steps"]
+            table: Array = self.values["table0.whole"] * self.values["table0.steps"]
+            return table
         return self.values["table"]
 
     def matrix(self, shape: tuple[int, int]) -> Array:

@@ -131,7 +131,7 @@ def check_files(root: Path, name: str, facts: Mapping[str, FileFact], hint: str)
             f"{root} holds files that {name} does not list: {', '.join(map(repr, surplus))}",
             hint=f"move them elsewhere, or: {hint}",
         )
-    # Hashing goes on outside of Python's lock, so two threads halve it where there are two cores.
+    # Hashing releases the GIL, so two threads halve its time where there are two cores.
     with ThreadPoolExecutor(2) as pool:
         check = partial(_check_file, root, name, hint)
         list(pool.map(check, facts, facts.values()))  # a list, so that what fails is raised

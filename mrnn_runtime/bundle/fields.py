@@ -21,7 +21,7 @@ class Fields:
     __slots__ = ("_hint", "_path", "_where", "values")
 
     def __init__(self, values: object, path: Path, where: str = "", *, hint: str = "") -> None:
-        """Wrap a value of the file ``path`` that stands at ``where``; ``hint`` is the mend."""
+        """Wrap a value of the file ``path`` that stands at ``where``; ``hint`` says what to do."""
         self._path, self._where, self._hint = path, where, hint
         if not isinstance(values, dict):
             raise self.wrong("", "must be an object")

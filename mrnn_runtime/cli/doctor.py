@@ -36,7 +36,7 @@ _LEAST_MB = 400
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
-    """Say what works on this machine, and how to mend the rest.
+    """Say what works on this machine, and how to fix the rest.
 
     Every provider is tried with a tiny model, because what ONNX Runtime lists may not run. Exit 3
     where not even the CPU works.
@@ -91,7 +91,7 @@ def doctor(
 def _problems(
     wheels: list[str], probes: list[ProbeResult], models: list[str], available: int
 ) -> list[str]:
-    """Return what is wrong, each with its mend, one line each; ``available`` memory is in MB."""
+    """Return what is wrong, each with what to do, one line each; ``available`` memory is in MB."""
     problems = []
     if len(wheels) > 1:
         problems.append(

@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrnn_runtime.bundle.loading import Bundle, load_bundle
+    from mrnn_runtime.bundle.loading import load_bundle
+    from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.captioner import Captioner, load
     from mrnn_runtime.errors import (
         BundleError,
@@ -103,7 +104,8 @@ __all__ = [
 ]
 
 _MEMBERS = {
-    "bundle.loading": ("Bundle", "load_bundle"),
+    "bundle.loading": ("load_bundle",),
+    "bundle.manifest": ("Bundle",),
     "captioner": ("Captioner", "load"),
     "reranking.references": ("References", "load_references"),
     "plugins.contracts": (
@@ -124,8 +126,8 @@ _MEMBERS = {
         "ProviderError",
         "UsageError",
     ),
-    "retrieval.gallery": ("Gallery", "open_gallery"),
     "images": ("read_image",),
+    "retrieval.gallery": ("Gallery", "open_gallery"),
     "plugins.hookspecs": ("hookimpl",),
     "plugins.manager": ("PluginManager",),
     "retrieval.ranking": ("Match", "find_photos", "rank_sentences"),

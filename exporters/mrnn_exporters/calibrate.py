@@ -2,7 +2,7 @@
 
 A caption counts as good where its CIDEr-D with what people said about the photo, document
 frequencies those of the split, reaches a number. Logistic regression of that on the signals of
-:mod:`mrnn_runtime.decoding.confidence`.
+:func:`mrnn_runtime.build.signals`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import numpy as np
 from mrnn_exporters import datasets
 from mrnn_exporters.encoding import encode
 from mrnn_exporters.evaluate import cider_of, decode_all
-from mrnn_runtime.bundle.loading import read_manifest, write_manifest
-from mrnn_runtime.captioner import load
-from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError, load
+from mrnn_runtime.build import SIGNALS, Calibration, read_manifest, signals, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime import Captioner
 
 BINS = 5
 _DECAY = 1e-3  # keeps the fit finite where a signal parts the captions perfectly

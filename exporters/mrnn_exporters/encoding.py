@@ -9,16 +9,14 @@ import numpy as np
 
 from mrnn_exporters import datasets
 from mrnn_exporters.progress import on_all_cores
-from mrnn_runtime.errors import ImageError
-from mrnn_runtime.images import read_image
-from mrnn_runtime.retrieval.gallery import joined
+from mrnn_runtime import ImageError, read_image
+from mrnn_runtime.build import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mrnn_exporters.datasets import Example
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.types import EncodedImages
+    from mrnn_runtime import Captioner, EncodedImages
 
 PHOTOS = 8
 

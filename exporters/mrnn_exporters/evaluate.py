@@ -19,19 +19,15 @@ from mrnn_exporters import datasets, metrics, provenance
 from mrnn_exporters.encoding import PHOTOS, encode
 from mrnn_exporters.progress import on_all_cores
 from mrnn_exporters.scoring import measure_perplexity
-from mrnn_runtime.captioner import load
-from mrnn_runtime.errors import UsageError
-from mrnn_runtime.reranking.building import build_references
-from mrnn_runtime.reranking.similarity import cider_d
-from mrnn_runtime.types import RerankOptions
+from mrnn_runtime import RerankOptions, UsageError, load
+from mrnn_runtime.build import build_references, cider_d
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mrnn_exporters.scoring import Perplexity
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages
+    from mrnn_runtime import Candidate, Captioner, DecodeOptions, EncodedImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ import torch
 
 from mrnn_exporters import datasets
 from mrnn_exporters.encoding import encode
+from mrnn_exporters.folders import new_folder
+from mrnn_exporters.golden import save_golden
 from mrnn_exporters.graphs import (
     OPSET,
     EncoderGraph,
@@ -29,15 +31,18 @@ from mrnn_exporters.graphs import (
 from mrnn_exporters.nets import Separable
 from mrnn_exporters.runs import Run, build_backbone
 from mrnn_exporters.tokenizer import SPECIALS
-from mrnn_runtime.bundle import loading as bundles
-from mrnn_runtime.captioner import load
-from mrnn_runtime.decoding.beam import Beam
-from mrnn_runtime.decoding.greedy import Greedy
-from mrnn_runtime.engine.golden import record_golden
-from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.images import read_image
-from mrnn_runtime.retrieval.ranking import save_background
-from mrnn_runtime.types import DecodeOptions, EncodedImages, Scores, SpecialTokens
+from mrnn_runtime import (
+    BundleError,
+    DecodeOptions,
+    EncodedImages,
+    Scores,
+    SpecialTokens,
+    UsageError,
+    load,
+    load_bundle,
+    read_image,
+)
+from mrnn_runtime.build import manager, save_background, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,9 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.bundle.loading import Bundle
-    from mrnn_runtime.plugins.contracts import Backbone, Decoder, Encoder, StepModel
-    from mrnn_runtime.types import Candidate, Preprocess
+    from mrnn_runtime import Backbone, Bundle, Candidate, Decoder, Encoder, Preprocess, StepModel
 
 TOLERANCE = 1e-4
 PHOTOS = 50
@@ -154,11 +157,8 @@ def run(
 
     Raises:
         UsageError: the run is not complete, the folder is in use, or an unknown ``reference``.
-        BundleError: torch and ONNX Runtime disagree. The folder is left for inspection, without
-            bundle.json.
+        BundleError: torch and ONNX Runtime disagree; nothing is written.
     """
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"{output} is not empty", hint="choose another folder")
     if reference not in ("refined", "cnn"):
         raise UsageError(f"unknown reference feature {reference!r}", hint="use refined or cnn")
     trained = Run.open(source)
@@ -171,33 +171,32 @@ def run(
             hint="install the version of the backbone's package that the run was trained with",
         )
     compared = list(photos) or _dev_photos(trained)
-    output.mkdir(parents=True, exist_ok=True)
-    encoder_graph, step = _write_graphs(trained, backbone, output, reference)
-    shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
-    (output / "MODEL_CARD.md").write_text(
-        card or _bare_card(trained, name, licence, summary), encoding="utf-8"
-    )
-    manifest = _manifest(trained, backbone.preprocess, output, decode or DecodeOptions())
-    manifest |= {"name": name, "version": version, "licence": licence, "summary": summary}
-    bundles.write_manifest(output, manifest)
-    captioner = load(output, provider="cpu", threads=1)
-    bundle, encoder, model = captioner.bundle, captioner.encoder, captioner.model
-    golden = record_golden(encoder, model, *_golden_inputs(bundle))
-    np.savez_compressed(output / "golden.npz", allow_pickle=False, **golden)
-    if not photos and encoded_names(encoder_graph.cell):
-        save_background(encode(captioner, _background_photos(trained))[1], output)
-    parity = compare(encoder, model, encoder_graph, step, backbone.preprocess, compared)
-    if parity.log_prob > TOLERANCE or parity.captions:
-        (output / "bundle.json").unlink()
-        raise BundleError(
-            f"{output}: ONNX Runtime and torch disagree on {parity.photos} photos:"
-            f" log-probabilities by {parity.log_prob:.1e} (allowed {TOLERANCE}),"
-            f" {parity.captions} captions differ",
-            hint="this is a bug of the exporter or of the cell's step(); the graphs are left there",
+    with new_folder(output) as folder:
+        encoder_graph, step = _write_graphs(trained, backbone, folder, reference)
+        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+        (folder / "MODEL_CARD.md").write_text(
+            card or _bare_card(trained, name, licence, summary), encoding="utf-8"
         )
-    manifest["training"]["export"] = asdict(parity)
-    bundles.write_manifest(output, manifest)
-    return bundles.load_bundle(output), parity
+        manifest = _manifest(trained, backbone.preprocess, folder, decode or DecodeOptions())
+        manifest |= {"name": name, "version": version, "licence": licence, "summary": summary}
+        write_manifest(folder, manifest)
+        captioner = load(folder, provider="cpu", threads=1)
+        save_golden(captioner, folder)
+        if not photos and encoded_names(encoder_graph.cell):
+            save_background(encode(captioner, _background_photos(trained))[1], folder)
+        parity = compare(
+            captioner.encoder, captioner.model, encoder_graph, step, backbone.preprocess, compared
+        )
+        if parity.log_prob > TOLERANCE or parity.captions:
+            raise BundleError(
+                f"{output}: ONNX Runtime and torch disagree on {parity.photos} photos:"
+                f" log-probabilities by {parity.log_prob:.1e} (allowed {TOLERANCE}),"
+                f" {parity.captions} captions differ; nothing was written",
+                hint="this is a bug of the exporter or of the cell's step()",
+            )
+        manifest["training"]["export"] = asdict(parity)
+        write_manifest(folder, manifest)
+    return load_bundle(output), parity
 
 
 def compare(
@@ -210,6 +209,7 @@ def compare(
 ) -> Parity:
     """Caption photos with torch and with ONNX Runtime, and measure where they part."""
     torch_model = TorchStepModel(graph.cell, step, model.vocabulary_size)
+    decoders: list[Decoder] = [manager().load("decoders", name)() for name in ("greedy", "beam")]
     count, differ, worst = 0, 0, 0.0
     for photo in photos:
         image = read_image(photo, preprocess)[None]
@@ -217,8 +217,7 @@ def compare(
         with torch.no_grad():
             *inputs, reference = (tensor.numpy() for tensor in graph(torch.tensor(image)))
         theirs = EncodedImages(dict(zip(encoded_names(graph.cell), inputs, strict=True)), reference)
-        searches: tuple[Decoder, Decoder] = (Greedy(), Beam())
-        for decoder in searches:
+        for decoder in decoders:
             options = DecodeOptions(beam_size=5)
             mine = decoder.decode(model, ours, options)[0][0]
             differ += mine.tokens != decoder.decode(torch_model, theirs, options)[0][0].tokens
@@ -338,18 +337,3 @@ def _background_photos(trained: Run) -> list[datasets.Example]:
     examples = _examples(trained, "train")
     rows = np.random.default_rng(0).permutation(len(examples))[:BACKGROUND]
     return [examples[row] for row in sorted(rows.tolist())]
-
-
-def _golden_inputs(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Two made-up images uint8 [2, h, w, 3] in soft colours, and tokens int64 [8, 2]."""
-    rng = np.random.default_rng(0)
-    height, width = bundle.preprocess.height, bundle.preprocess.width
-    rows = np.linspace(0, 2 * np.pi, height)[:, None, None]
-    columns = np.linspace(0, 2 * np.pi, width)[None, :, None]
-    phase = rng.uniform(0, 2 * np.pi, (2, 2, 1, 1, 3))
-    waves = np.sin(rows + phase[:, 0]) * np.cos(2 * columns + phase[:, 1])
-    # In few shades, which take little room in the file.
-    images = np.round(127.5 + 127.5 * np.round(waves * 6) / 6).astype(np.uint8)
-    words = rng.integers(len(SPECIALS), bundle.vocabulary_size, (8, 2))
-    words[0] = bundle.tokens.bos
-    return images, words

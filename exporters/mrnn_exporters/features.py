@@ -23,18 +23,16 @@ from PIL import Image
 
 from mrnn_exporters.datasets import refuse_many
 from mrnn_exporters.progress import on_all_cores
-from mrnn_runtime.engine.sessions import make_session
-from mrnn_runtime.errors import ImageError, MrnnError, UsageError
-from mrnn_runtime.images import read_image
+from mrnn_runtime import ImageError, MrnnError, UsageError, read_image
+from mrnn_runtime.build import make_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.engine.sessions import Session
-    from mrnn_runtime.plugins.contracts import Backbone
-    from mrnn_runtime.types import Preprocess
+    from mrnn_runtime import Backbone, Preprocess
+    from mrnn_runtime.build import Session
 
 # Part of every key: change it when the code below comes to compute something else.
 _VERSION = 1

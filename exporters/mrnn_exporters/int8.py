@@ -17,7 +17,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mrnn_exporters.graphs import LARGE, store_half
-from mrnn_runtime.engine.providers import load_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -137,7 +136,8 @@ def quantize_tables(model: ModelProto) -> int:
 
 def _folded(path: Path) -> ModelProto:
     """Load a graph with its constants computed and its norms in the convolutions' weights."""
-    ort = load_onnxruntime()
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -186,7 +186,8 @@ def _means(
     observed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted
     )
-    ort = load_onnxruntime()
+    import onnxruntime as ort
+
     session = ort.InferenceSession(observed.SerializeToString(), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     sums = dict.fromkeys(wanted, np.zeros(()))

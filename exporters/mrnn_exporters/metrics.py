@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.tokenizer import words
-from mrnn_runtime.errors import MrnnError, UsageError
+from mrnn_runtime import MrnnError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from mrnn_runtime.engine.parallel import in_order
-from mrnn_runtime.engine.sessions import cores
+from mrnn_runtime.build import cores, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime import Bundle
 
 _NET = ("encoder.", "cell.", "tokenizer.")
 _PACKAGES = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import time
@@ -15,15 +14,12 @@ import numpy as np
 import onnx
 
 from mrnn_exporters import metrics
+from mrnn_exporters.folders import new_folder
+from mrnn_exporters.golden import GOLDEN, save_golden
 from mrnn_exporters.graphs import save_beside, share_weights
 from mrnn_exporters.int8 import quantize_convolutions, quantize_tables, quantize_vocabulary
-from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
-from mrnn_runtime.captioner import find_model, load
-from mrnn_runtime.engine.golden import GOLDEN, record_golden
-from mrnn_runtime.engine.model import load_model
-from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.images import read_image
-from mrnn_runtime.reranking import references
+from mrnn_runtime import BundleError, UsageError, load, load_bundle, load_references, read_image
+from mrnn_runtime.build import find_model, read_manifest, save_references, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_exporters.datasets import Example
-    from mrnn_runtime.bundle.loading import Bundle
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.types import Candidate, EncodedImages
+    from mrnn_runtime import Bundle, Candidate, Captioner, EncodedImages
 
 AGREEMENT = 0.9
 CALIBRATION = 64  # photos show the ranges well enough; more change nothing
@@ -89,24 +83,13 @@ def run(
         BundleError: the bundle is damaged, or the agreement too low; nothing is written.
         ImageError: a photo cannot be read.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} exists already", hint="name a new folder")
     if not examples:
         raise UsageError("there is no photo to quantise with", hint="name a folder of photos")
     old = load_bundle(find_model(model))
     if old.precision != "fp32":
         raise UsageError(f"{old.folder} is {old.precision} already", hint="name the fp32 bundle")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = output.parent / f".{output.name}.{os.getpid()}"
-    try:
-        kept, comparison = _write(old, scratch, examples, name or f"{old.name}-int8", agreement)
-        if output.exists():
-            output.rmdir()
-        scratch.rename(output)
-    except OSError as error:
-        raise BundleError(f"{output} cannot be written: {error}", hint="name another") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(output) as folder:
+        kept, comparison = _write(old, folder, examples, name or f"{old.name}-int8", agreement)
     return load_bundle(output), comparison, kept
 
 
@@ -115,9 +98,8 @@ def _write(
 ) -> tuple[list[str], Comparison]:
     """Write the new bundle; return what stayed float32, and the comparison."""
     photos = [read_image(example.path, old.preprocess) for example in examples]
-    folder.mkdir()
     for file in old.files:
-        if file != GOLDEN and not file.startswith(f"{references.FOLDER}/"):
+        if file != GOLDEN and not file.startswith(f"{old.references}/"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(old.folder / file, folder / file)
     kept = _quantize(old, folder, np.stack(photos[:: -(-len(photos) // CALIBRATION)]))
@@ -133,14 +115,10 @@ def _write(
     manifest["training"] |= {
         "quantized": {"from": old.name, "version": old.version, **asdict(comparison)}
     }
-    new = load_bundle(folder)
-    if f"{references.FOLDER}/{references.MANIFEST}" in old.files:
-        _carry_references(old, new)
-    if GOLDEN in old.files:
-        with np.load(old.file(GOLDEN), allow_pickle=False) as recorded:
-            inputs = recorded["image"], recorded["token"]
-        golden = record_golden(*load_model(new, "cpu", threads=1), *inputs)
-        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+    new = load(folder, provider="cpu", threads=1)
+    save_golden(new, folder)
+    if old.references:
+        _carry_references(old, new.bundle, folder / old.references)
     with (folder / "MODEL_CARD.md").open("a", encoding="utf-8") as card:
         card.write(_section(old, comparison, kept))
     write_manifest(folder, manifest)
@@ -248,15 +226,15 @@ def _bytes(bundle: Bundle) -> list[int]:
     return [fact.bytes for name, fact in bundle.files.items() if ".onnx" in name]
 
 
-def _carry_references(old: Bundle, new: Bundle) -> None:
+def _carry_references(old: Bundle, new: Bundle, folder: Path) -> None:
     """Copy the references; what the new encoder makes of a photo is close to what theirs did."""
-    there = old.folder / references.FOLDER
-    source = json.loads((there / references.MANIFEST).read_text(encoding="utf-8"))["source"]
+    there = old.folder / (old.references or "")
+    source = json.loads((there / "references.json").read_text(encoding="utf-8"))["source"]
     said = there / "captions.jsonl"
     lines = map(json.loads, said.read_text(encoding="utf-8").splitlines()) if said.exists() else ()
-    references.save_references(
-        references.load_references(old),
-        new.folder / references.FOLDER,
+    save_references(
+        load_references(old),
+        folder,
         new,
         source=f"{source}; features by the encoder of {old.name} {old.version}",
         captions={line["file"]: line["captions"] for line in lines} or None,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     State = tuple[Tensor, ...]

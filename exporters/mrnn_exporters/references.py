@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrnn_exporters import datasets
 from mrnn_exporters.encoding import encode
-from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
-from mrnn_runtime.captioner import load
-from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.reranking.building import build_references
-from mrnn_runtime.reranking.neighbours import check_dtype
-from mrnn_runtime.reranking.references import FOLDER, load_references, save_references
-from mrnn_runtime.types import RerankOptions
+from mrnn_exporters.folders import new_folder
+from mrnn_runtime import RerankOptions, UsageError, load, load_bundle
+from mrnn_runtime.build import (
+    build_references,
+    check_dtype,
+    read_manifest,
+    replace_references,
+    save_references,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mrnn_runtime.reranking.references import References
+    from mrnn_runtime import References
 
 
 def build(
@@ -50,29 +50,28 @@ def build(
         BundleError: the bundle is damaged, or the folder cannot be written.
         ProviderError: the provider is not really there.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} exists already", hint="name a new folder")
     check_dtype(dtype)
-    examples = [e for name, root in sets for e in datasets.read(name, root, split)]
-    captioner = load(model, provider=provider, threads=1)
-    examples, images = encode(captioner, examples)
-    ids = iter(captioner.vocabulary.encode_all([c for e in examples for c in e.captions]))
-    references = build_references(
-        [example.path.name for example in examples],
-        images.reference_feature,
-        [[next(ids) for _ in example.captions] for example in examples],
-        captioner.vocabulary.size,
-        dtype=dtype,
-    )
-    captions = {e.path.name: e.captions for e in examples} if keep_captions else None
-    bundle = captioner.bundle
-    save_references(
-        references,
-        output,
-        bundle,
-        source=f"{', '.join(name for name, _ in sets)} {split}",
-        captions=captions,
-    )
+    with new_folder(output) as folder:
+        examples = [e for name, root in sets for e in datasets.read(name, root, split)]
+        captioner = load(model, provider=provider, threads=1)
+        examples, images = encode(captioner, examples)
+        ids = iter(captioner.vocabulary.encode_all([c for e in examples for c in e.captions]))
+        references = build_references(
+            [example.path.name for example in examples],
+            images.reference_feature,
+            [[next(ids) for _ in example.captions] for example in examples],
+            captioner.vocabulary.size,
+            dtype=dtype,
+        )
+        captions = {e.path.name: e.captions for e in examples} if keep_captions else None
+        bundle = captioner.bundle
+        save_references(
+            references,
+            folder,
+            bundle,
+            source=f"{', '.join(name for name, _ in sets)} {split}",
+            captions=captions,
+        )
     return references
 
 
@@ -103,7 +102,6 @@ def add(
         raise UsageError("k, m and a default need the name of a reranker", hint="give --reranker")
     RerankOptions(k=k, m=m)
     bundle = load_bundle(folder)
-    load_references(bundle, references)
     manifest = read_manifest(folder)
     rerank: dict[str, Any] = manifest["rerank"]
     if reranker is not None:
@@ -111,13 +109,4 @@ def add(
         rerank["options"] = {**rerank["options"], reranker: given}
     if default:
         rerank["reranker"] = reranker
-    scratch = bundle.folder / f".{FOLDER}.{os.getpid()}"
-    try:
-        shutil.copytree(references, scratch)
-        shutil.rmtree(bundle.folder / FOLDER, ignore_errors=True)
-        scratch.rename(bundle.folder / FOLDER)
-    except OSError as error:
-        raise BundleError(f"{folder} cannot be written: {error}", hint="copy it first") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    write_manifest(folder, manifest)
+    replace_references(bundle, references, manifest)

@@ -22,10 +22,8 @@ import numpy as np
 from mrnn_exporters import datasets, provenance
 from mrnn_exporters.encoding import encode
 from mrnn_exporters.progress import on_all_cores
-from mrnn_runtime.captioner import load
-from mrnn_runtime.engine.scorer import IMAGES, load_scorer
-from mrnn_runtime.errors import UsageError
-from mrnn_runtime.retrieval.ranking import log_mean
+from mrnn_runtime import UsageError, load
+from mrnn_runtime.build import load_scorer, log_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +31,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.engine.scorer import Scorer
-    from mrnn_runtime.types import EncodedImages
+    from mrnn_runtime import Captioner, EncodedImages
+    from mrnn_runtime.build import Scorer
 
 BACKGROUND = 200
+_BLOCK = 32  # images that are scored and kept together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +203,7 @@ def _score(scorer: Scorer, images: EncodedImages, cache: Path, what: str) -> NDA
     """
     folder = cache / "retrieval" / _key(scorer, images)
     folder.mkdir(parents=True, exist_ok=True)
-    starts = list(range(0, len(images), IMAGES))
+    starts = list(range(0, len(images), _BLOCK))
     job = partial(_score_block, scorer, images, folder)
     found = np.concatenate(list(on_all_cores(job, starts, what)))
     shutil.rmtree(folder)
@@ -215,7 +213,7 @@ def _score(scorer: Scorer, images: EncodedImages, cache: Path, what: str) -> NDA
 def _score_block(
     scorer: Scorer, images: EncodedImages, folder: Path, start: int
 ) -> NDArray[np.float64]:
-    rows = np.arange(start, min(start + IMAGES, len(images)))
+    rows = np.arange(start, min(start + _BLOCK, len(images)))
     file = folder / f"{start}.npy"
     if file.exists():
         done: NDArray[np.float64] = np.load(file, allow_pickle=False)

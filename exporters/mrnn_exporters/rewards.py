@@ -19,8 +19,7 @@ from torch.nn import functional
 
 from mrnn_exporters.nets import pack
 from mrnn_exporters.tokenizer import SPECIALS
-from mrnn_runtime.reranking.building import build_references
-from mrnn_runtime.reranking.similarity import cider_d
+from mrnn_runtime.build import build_references, cider_d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,14 +10,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.errors import UsageError
-from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime import UsageError
+from mrnn_runtime.build import manager
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.plugins.contracts import Backbone
+    from mrnn_runtime import Backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

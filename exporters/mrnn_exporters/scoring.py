@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrnn_exporters.progress import on_all_cores
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.plugins.contracts import StepModel
-    from mrnn_runtime.types import EncodedImages
+    from mrnn_runtime import Captioner, EncodedImages, StepModel
 
 _ROWS = 256
 

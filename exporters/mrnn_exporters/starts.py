@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrnn_exporters.runs import Run
-from mrnn_runtime.bundle.loading import load_bundle
-from mrnn_runtime.bundle.manifest import TOKENIZER
-from mrnn_runtime.captioner import find_model
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError, load_bundle
+from mrnn_runtime.build import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime import Bundle
 
 # What the new training has from the old one unless it says otherwise.
 INHERITED = ("backbone", "weights", "cell", "sizes")
@@ -64,13 +62,13 @@ def open_start(name: str) -> Start:
     if (Path(name) / "run.json").is_file():
         run = Run.open(Path(name))
         config = {key: getattr(run.config, key) for key in INHERITED}
-        return Start(name, config, run.facts["weights_id"], run.folder / TOKENIZER, run)
+        return Start(name, config, run.facts["weights_id"], run.folder / "tokenizer.json", run)
     bundle = load_bundle(find_model(name))
     match bundle.training:
         case {"config": dict(config), "weights_id": str(weights_id)} if config.keys() >= set(
             INHERITED
         ):
-            return Start(name, config, weights_id, bundle.file(TOKENIZER), bundle)
+            return Start(name, config, weights_id, bundle.file("tokenizer.json"), bundle)
     raise UsageError(
         f"{name} does not say how it was trained", hint="start from a bundle that mrnn export wrote"
     )

@@ -32,7 +32,7 @@ from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
 from mrnn_exporters.starts import open_start
 from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption, read_sentences
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mrnn_exporters.datasets import Example
     from mrnn_exporters.nets import Cell
     from mrnn_exporters.starts import Start
-    from mrnn_runtime.plugins.contracts import Backbone
+    from mrnn_runtime import Backbone
 
 
 class Batch(NamedTuple):

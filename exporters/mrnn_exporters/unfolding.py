@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from mrnn_exporters.nets import CaptionNet
 from mrnn_exporters.recurrences import GatedRecurrence, PlainRecurrence
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime import Bundle
 
     Array = NDArray[np.floating[Any]]
 

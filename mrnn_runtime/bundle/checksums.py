@@ -20,7 +20,7 @@ from mrnn_runtime.bundle.fields import Fields
 from mrnn_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 _SEAL = "manifest_sha256"
 # An allow-list: what it matches is a relative path without "..", hidden parts, drives, backslashes.
@@ -73,6 +73,8 @@ def write_manifest(
     version: int,
     hint: str,
     check: Callable[[Fields], object],
+    *,
+    spare: Collection[str] = (),
 ) -> None:
     """Write a manifest, with format, files and seal filled in, in place of an older one.
 
@@ -83,12 +85,13 @@ def write_manifest(
         version: of the format.
         hint: what to do about a field that is wrong.
         check: called with what loading will see, before an older manifest is replaced.
+        spare: folders in it that are left out.
 
     Raises:
         BundleError: a file has a name or place that is not allowed, or the values are no JSON.
     """
     facts = {}
-    for file in sorted(_files_in(root, name)):
+    for file in sorted(_files_in(root, name, spare)):
         _check_place(root, file, hint)
         facts[file] = {"sha256": _sha256(root / file), "bytes": (root / file).stat().st_size}
     filled = {**values, "format": version, "files": facts}
@@ -119,13 +122,27 @@ def file_facts(top: Fields, name: str) -> dict[str, FileFact]:
     return {file: _file_fact(files, file, name) for file in files.values}
 
 
-def check_files(root: Path, name: str, facts: Mapping[str, FileFact], hint: str) -> None:
+def check_files(
+    root: Path,
+    name: str,
+    facts: Mapping[str, FileFact],
+    hint: str,
+    *,
+    spare: Collection[str] = (),
+) -> None:
     """Check that the folder of the manifest ``name`` holds what it lists, and nothing else.
+
+    Args:
+        root: the folder, with links resolved.
+        name: of the manifest.
+        facts: the files that it lists.
+        hint: what to do about a damaged folder.
+        spare: folders in it that may hold anything, and are not looked at.
 
     Raises:
         BundleError: it does not.
     """
-    surplus = sorted(set(_files_in(root, name)) - set(facts))
+    surplus = sorted(set(_files_in(root, name, spare)) - set(facts))
     if surplus:
         raise BundleError(
             f"{root} holds files that {name} does not list: {', '.join(map(repr, surplus))}",
@@ -172,10 +189,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _files_in(root: Path, name: str) -> Iterator[str]:
+def _files_in(root: Path, name: str, spare: Collection[str]) -> Iterator[str]:
     """Yield what is visible below ``root`` but the manifest: the files, and links to folders."""
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        ignored = spare if Path(folder) == root else ()
+        folders[:] = [one for one in folders if not one.startswith(".") and one not in ignored]
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for file in (*files, *links):
             path = Path(folder, file).relative_to(root).as_posix()

@@ -12,31 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle import checksums
-from mrnn_runtime.bundle.checksums import FileFact
-from mrnn_runtime.bundle.manifest import (
-    MANIFEST,
-    Bundle,
-    GraphSpec,
-    StateSpec,
-    TensorSpec,
-    parse,
-)
+from mrnn_runtime.bundle.manifest import MANIFEST, REFERENCES, parse
 from mrnn_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "FORMAT_VERSION",
-    "Bundle",
-    "FileFact",
-    "GraphSpec",
-    "StateSpec",
-    "TensorSpec",
-    "load_bundle",
-    "read_manifest",
-    "write_manifest",
-]
+    from mrnn_runtime.bundle.manifest import Bundle
 
 FORMAT_VERSION = 1
 _HINT = "copy, download or export the bundle again; bundle.json is not written by hand"
@@ -55,7 +37,8 @@ def load_bundle(folder: Path | str) -> Bundle:
             hint="name the folder of a bundle, or a model that `mrnn models` lists",
         )
     bundle = parse(root, checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT))
-    checksums.check_files(root, MANIFEST, bundle.files, _HINT)
+    spare = set(REFERENCES) - {bundle.references}
+    checksums.check_files(root, MANIFEST, bundle.files, _HINT, spare=spare)
     return bundle
 
 
@@ -77,11 +60,18 @@ def write_manifest(folder: Path | str, manifest: Mapping[str, Any]) -> None:
     Args:
         folder: where the bundle's other files lie already. Hidden files are no part of a bundle.
         manifest: the fields of ``bundle.json``; ``format``, ``files`` and the seal come from here.
+            Of the two folders that references may lie in, only the one that it names is listed.
 
     Raises:
         BundleError: a field is missing or wrong, or a file has a name or place that no bundle has.
     """
     root = Path(os.path.realpath(folder))
     checksums.write_manifest(
-        root, MANIFEST, manifest, FORMAT_VERSION, _HINT, lambda top: parse(root, top)
+        root,
+        MANIFEST,
+        manifest,
+        FORMAT_VERSION,
+        _HINT,
+        lambda top: parse(root, top),
+        spare=set(REFERENCES) - {manifest.get("references", REFERENCES[0])},
     )

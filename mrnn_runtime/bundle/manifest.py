@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
+# Where references may lie. Other references are written into the folder that is free, and used as
+# soon as the manifest names it: a bundle loads at every moment of the exchange.
+REFERENCES = ("references", "references-2")
 # A bundle that asks for more than this would keep a machine busy for ever, or fill its memory.
 MOST_PIXELS_A_SIDE = 4096
 MOST_OF_AN_OPTION = 1000
@@ -101,6 +104,7 @@ class Bundle:
         reranker: name of the default reranker, or None.
         rerank_options: default options of rerankers, by the reranker's name.
         calibration: what makes a confidence of a search's candidates, or None.
+        references: the folder that holds references for consensus reranking, or None.
         training: how the model came about; free facts.
         files: every file of the folder but bundle.json, by relative POSIX path.
     """
@@ -125,6 +129,7 @@ class Bundle:
     reranker: str | None
     rerank_options: Mapping[str, RerankOptions]
     calibration: Calibration | None
+    references: str | None
     training: Mapping[str, object]
     files: Mapping[str, FileFact]
 
@@ -148,6 +153,7 @@ def parse(folder: Path, top: Fields) -> Bundle:
     size = top.integer("vocabulary_size", 5)
     decode = top.fields("decode")
     rerank = top.fields("rerank")
+    files = file_facts(top, MANIFEST)
     bundle = Bundle(
         folder=folder,
         name=top.text("name"),
@@ -169,8 +175,9 @@ def parse(folder: Path, top: Fields) -> Bundle:
         reranker=None if rerank.values.get("reranker") is None else rerank.text("reranker"),
         rerank_options=_rerank_options(rerank.fields("options")),
         calibration=_calibration(top),
+        references=_references(top, files),
         training=top.fields("training").values,
-        files=file_facts(top, MANIFEST),
+        files=files,
     )
     graphs = [graph for graph in (bundle.encoder, bundle.cell, bundle.readout) if graph]
     for name in (*(graph.file for graph in graphs), TOKENIZER):
@@ -260,6 +267,13 @@ def _calibration(top: Fields) -> Calibration | None:
         weights={name: weights.number(name) for name in weights.values},
         threshold=node.number("threshold"),
     )
+
+
+def _references(top: Fields, files: Mapping[str, FileFact]) -> str | None:
+    name = top.text("references") if "references" in top.values else REFERENCES[0]
+    if name not in REFERENCES:
+        raise top.wrong("references", f"must be one of {', '.join(REFERENCES)}")
+    return name if any(file.startswith(f"{name}/") for file in files) else None
 
 
 def _state(node: Fields) -> StateSpec:

@@ -1,25 +1,31 @@
-"""References from features and captions.
+"""References from features and captions, and into a bundle.
 
 Letters in shapes: n images, c captions, d feature size, p positions, g n-grams, V vocabulary.
 """
 
 from __future__ import annotations
 
+import shutil
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime.bundle.loading import write_manifest
+from mrnn_runtime.bundle.manifest import REFERENCES
+from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.reranking import ngrams as grams
 from mrnn_runtime.reranking.neighbours import rounded
-from mrnn_runtime.reranking.references import References
+from mrnn_runtime.reranking.references import References, load_references
 from mrnn_runtime.reranking.similarity import Frequencies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from mrnn_runtime.bundle.manifest import Bundle
 
 
 def build_references(
@@ -79,6 +85,40 @@ def build_references(
         norms=norms.astype(np.float32),
         frequencies=Frequencies(len(kept), frequent[useful], _narrow(counts[useful])),
     )
+
+
+def replace_references(bundle: Bundle, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Put references into a bundle, in place of those that it has, and write its manifest.
+
+    Wherever this is cut off, the bundle loads, as it was before or as it is to be.
+
+    Args:
+        bundle: to be given the references.
+        folder: the references, as ``save_references`` wrote them.
+        manifest: the fields of ``bundle.json``, as for ``write_manifest``.
+
+    Raises:
+        BundleError: they are damaged or another model's, a field is wrong, or the bundle cannot be
+            written.
+    """
+    load_references(bundle, folder)
+    target = bundle.folder / next(name for name in REFERENCES if name != bundle.references)
+    scratch = bundle.folder / f".{target.name}"
+    try:
+        for left in (scratch, target):  # by one that was cut off
+            if left.exists():
+                shutil.rmtree(left)
+        shutil.copytree(folder, scratch)
+        scratch.rename(target)
+        write_manifest(bundle.folder, {**manifest, "references": target.name})
+        if bundle.references:
+            shutil.rmtree(bundle.folder / bundle.references)
+    except OSError as error:
+        raise BundleError(
+            f"{bundle.folder} cannot be written: {error}", hint="copy it first"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _weigh(

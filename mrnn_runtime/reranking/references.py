@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "references.json"
 IMAGES = "images.json"
-FOLDER = "references"  # of a bundle
 _MOST_WORDS = 2**16  # of a caption; tables of that length are made
 _HINT = "copy the references again, or build them again with mrnn index build"
 
@@ -173,13 +172,13 @@ def load_references(bundle: Bundle, folder: Path | None = None) -> References:
         BundleError: there are none, they are damaged, or belong to another model.
     """
     if folder is None:
-        if f"{FOLDER}/{MANIFEST}" not in bundle.files:
+        if bundle.references is None:
             raise BundleError(
                 f"the model {bundle.name!r} ({bundle.folder}) has no references, which this"
                 " reranker needs",
                 hint="build some with mrnn index build, and name them with --references",
             )
-        folder = bundle.folder / FOLDER
+        folder = bundle.folder / bundle.references
     root = Path(os.path.realpath(folder))
     if not (root / MANIFEST).is_file():
         raise BundleError(

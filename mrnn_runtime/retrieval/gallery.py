@@ -19,7 +19,7 @@ from mrnn_runtime.types import EncodedImages
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.errors import ImageError
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.bundle.loading import Bundle
+    from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.retrieval.gallery import Gallery
 

@@ -11,7 +11,7 @@ That is all a plugin needs to find out whether it fits. ``plugin_checks`` covers
 whatever it registers; ``checks_for`` covers one component. No test framework is imported here.
 """
 
-from mrnn_runtime.testing.checks import Check, checks_for, plugin_checks, tiny_bundle
+from mrnn_runtime.testing.checks import Check, checks_for, plugin_checks, require, tiny_bundle
 from mrnn_runtime.testing.table import TableModel, TableState, encoded_images
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "checks_for",
     "encoded_images",
     "plugin_checks",
+    "require",
     "tiny_bundle",
 ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +124,11 @@ def test_references_in_the_bundle_are_the_default(
         )
     )
     add(references, tiny_copy)
-    assert load_bundle(tiny_copy) == bundle, "a second time they are replaced, the rest stays"
+    again = load_bundle(tiny_copy)
+    assert again.references != bundle.references
+    assert not (tiny_copy / bundle.references).exists()
+    same = {"files": bundle.files, "references": bundle.references}
+    assert replace(again, **same) == bundle, "a second time they are replaced, the rest stays"
     add(references, tiny_copy, reranker="consensus-bleu", k=2)
     bundle = load_bundle(tiny_copy)
     assert bundle.reranker == "consensus-cider"
@@ -141,6 +148,57 @@ def test_what_cannot_be_added_leaves_the_bundle_as_it_was(
     with pytest.raises(BundleError, match=r"ngrams\.npy has 7 bytes"):
         add(references, tiny_copy)
     assert load_bundle(tiny_copy) == before
+
+
+class Killed(BaseException):
+    """As a process that is killed, it gets nothing done any more."""
+
+
+class Machine:
+    """Counts what changes files, and lets nothing through from one such event on."""
+
+    def __init__(self) -> None:
+        self.left = -1  # switched off; an audit hook cannot be removed
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, args: tuple) -> None:
+        changes = event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir")
+        changes |= event == "open" and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
+        if self.left >= 0 and changes:
+            self.left = max(0, self.left - 1)
+            if not self.left:
+                raise Killed
+
+
+def test_a_kill_leaves_the_bundle_as_it_was_or_as_it_is_to_be(
+    tiny_copy: Path, corpus: Path, references: Path, tmp_path: Path
+) -> None:
+    add(references, tiny_copy)
+    other = tmp_path / "other"
+    build(tiny_copy, other, dataset="folder", root=corpus, dtype="float16")
+    machine, types = Machine(), []
+    for moment in range(1, 1000):
+        bundle = Path(shutil.copytree(tiny_copy, tmp_path / str(moment)))
+        machine.left = moment
+        try:
+            add(other, bundle, reranker="consensus-cider", default=True)
+        except Killed:
+            killed = True
+        else:
+            killed = False
+        finally:
+            machine.left = -1
+        loaded = load_bundle(bundle)
+        types.append(load_references(loaded).features.numbers.dtype.name)
+        assert (loaded.reranker is None) == (types[-1] == "int8")
+        add(references, bundle)
+        assert load_references(load_bundle(bundle)).features.numbers.dtype.name == "int8"
+        assert not list(bundle.glob("references*.*"))
+        if not killed:
+            break
+    assert len(types) > 20
+    assert types == sorted(types, reverse=True), "int8 up to one moment, float16 from there on"
+    assert (types[0], types[-1]) == ("int8", "float16")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_the_report_is_that_of_scores_pair_by_pair(
 def test_a_run_that_was_stopped_goes_on(
     tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "IMAGES", 1)
+    monkeypatch.setattr(retrieval, "_BLOCK", 1)
 
     def report():
         return run(

@@ -146,21 +146,38 @@ def test_a_linked_folder_may_not_leave_the_folder(tiny_copy, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "x.txt").write_text("x")
-    (tiny_copy / "references").symlink_to(outside)
-    assert "references" in refused(tiny_copy)
+    (tiny_copy / "more").symlink_to(outside)
+    assert "more" in refused(tiny_copy)
     manifest = read(tiny_copy)
-    manifest["files"]["references/x.txt"] = {
+    manifest["files"]["more/x.txt"] = {
         "sha256": hashlib.sha256(b"x").hexdigest(),
         "bytes": 1,
     }
     write_sealed(tiny_copy, manifest)
-    assert "references" in refused(tiny_copy)
+    assert "more" in refused(tiny_copy)
 
 
-def test_a_file_that_nobody_listed(tiny_copy):
-    (tiny_copy / "references").mkdir()
-    (tiny_copy / "references" / "extra.npy").write_bytes(b"x")
-    assert "references/extra.npy" in refused(tiny_copy)
+def test_a_file_that_is_not_listed(tiny_copy):
+    (tiny_copy / "more").mkdir()
+    (tiny_copy / "more" / "extra.npy").write_bytes(b"x")
+    assert "more/extra.npy" in refused(tiny_copy)
+
+
+def test_of_the_folders_of_references_the_one_that_is_not_named_is_ignored(tiny_copy):
+    manifest = read_manifest(tiny_copy)
+    for name in ("references", "references-2"):
+        (tiny_copy / name).mkdir()
+        (tiny_copy / name / "x.npy").write_bytes(b"x")
+    assert load_bundle(tiny_copy).references is None
+    for name in ("references-2", "references"):
+        write_manifest(tiny_copy, {**manifest, "references": name})
+        bundle = load_bundle(tiny_copy)
+        assert bundle.references == name
+        assert [file for file in bundle.files if "/" in file] == [f"{name}/x.npy"]
+    (tiny_copy / "references" / "y.npy").write_bytes(b"y")
+    assert "references/y.npy" in refused(tiny_copy)
+    with pytest.raises(BundleError, match="must be one of references, references-2"):
+        write_manifest(tiny_copy, {**manifest, "references": "elsewhere"})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 import mrnn_runtime
 import mrnn_runtime.testing as kit
+from mrnn_runtime import build, decoding
 
 HEAVY = {"PIL", "numpy", "onnxruntime", "tokenizers", "torch"}
 
@@ -27,9 +28,10 @@ def test_all_is_sorted_and_is_what_can_be_imported():
         assert getattr(mrnn_runtime, name) is getattr(mrnn_runtime, name)
 
 
-def test_all_of_the_kit_is_sorted_and_can_be_imported():
-    assert kit.__all__ == sorted(kit.__all__)
-    assert all(hasattr(kit, name) for name in kit.__all__)
+@pytest.mark.parametrize("module", [build, decoding, kit])
+def test_all_of_a_public_module_is_sorted_and_can_be_imported(module):
+    assert module.__all__ == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
 
 
 def test_the_kit_needs_no_test_framework_and_no_trainer():

@@ -19,7 +19,7 @@ def data_sets(given: Sequence[str], roots: Sequence[Path]) -> tuple[tuple[str, s
     """
     from pathlib import Path
 
-    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime import UsageError
 
     left = list(roots)
     pairs = []

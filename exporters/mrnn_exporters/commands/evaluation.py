@@ -118,7 +118,7 @@ def evaluate(
     given are the bundle's. Retrieval: R@1, R@5, R@10 and the median rank, of sentences for a photo
     and of photos for a sentence.
     """
-    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime import UsageError
 
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"{json_file.parent}: no such folder", hint="choose another --json")

@@ -49,8 +49,8 @@ def quantize(
     """
     from mrnn_exporters import datasets, quantize
     from mrnn_exporters.datasets import Example
-    from mrnn_runtime.errors import UsageError
-    from mrnn_runtime.images import find_images
+    from mrnn_runtime import UsageError
+    from mrnn_runtime.build import find_images
 
     if (calibration is None) == (dataset is None) or (dataset is None) != (root is None):
         raise UsageError(

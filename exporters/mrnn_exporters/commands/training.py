@@ -147,8 +147,7 @@ def export(
 ) -> None:
     """Turn a run into a bundle, and prove that both are the same net."""
     from mrnn_exporters import export as exporter
-    from mrnn_runtime.errors import UsageError
-    from mrnn_runtime.types import DecodeOptions
+    from mrnn_runtime import DecodeOptions, UsageError
 
     try:
         text = card.read_text(encoding="utf-8") if card else None
@@ -175,7 +174,7 @@ def export(
 
 
 def _size(text: str) -> tuple[str, int | float]:
-    from mrnn_runtime.errors import UsageError
+    from mrnn_runtime import UsageError
 
     name, _, number = text.partition("=")
     try:

@@ -16,7 +16,7 @@ from mrnn_exporters.datasets.common import SPLITS, Example
 from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
 from mrnn_exporters.datasets.folder import folder
 from mrnn_exporters.datasets.iapr import iapr_tc12
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

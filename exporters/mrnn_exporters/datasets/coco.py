@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from mrnn_exporters.datasets.common import Example, damaged, load_json, split_of
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.datasets.common import Example, damaged, first_of, split_of
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mrnn_runtime import MrnnError, Preprocess
-from mrnn_runtime.testing.checks import require
+from mrnn_runtime.testing import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mrnn_exporters.graphs import encoded_names, export_cell
 from mrnn_exporters.nets import Cell, NetConfig, pack
-from mrnn_runtime.engine.sessions import make_session
-from mrnn_runtime.testing.checks import require
+from mrnn_runtime.build import make_session
+from mrnn_runtime.testing import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable

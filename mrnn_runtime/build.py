@@ -1,0 +1,52 @@
+"""What a maker of bundles needs beside ``mrnn_runtime`` itself: mrnn-exporters, or one of your own.
+
+A bundle is its files and then its manifest: write the graphs, ``tokenizer.json`` and what else
+belongs to it into a folder, and ``write_manifest`` adds checksums and checks the whole as loading
+would. ``load`` the folder, and ``record_golden`` and ``save_background`` give two more files, after
+which the manifest is written again. ``build_references`` and ``save_references`` make the folder
+that consensus reranking needs.
+"""
+
+from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+from mrnn_runtime.captioner import find_model
+from mrnn_runtime.decoding.candidates import blaming
+from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
+from mrnn_runtime.engine.golden import record_golden
+from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.scorer import Scorer, load_scorer
+from mrnn_runtime.engine.sessions import Session, cores, make_session
+from mrnn_runtime.images import find_images
+from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime.reranking.building import build_references, replace_references
+from mrnn_runtime.reranking.neighbours import check_dtype
+from mrnn_runtime.reranking.references import save_references
+from mrnn_runtime.reranking.similarity import cider_d
+from mrnn_runtime.retrieval.gallery import joined
+from mrnn_runtime.retrieval.ranking import log_mean, save_background
+
+__all__ = [
+    "SIGNALS",
+    "Calibration",
+    "Scorer",
+    "Session",
+    "blaming",
+    "build_references",
+    "check_dtype",
+    "cider_d",
+    "cores",
+    "find_images",
+    "find_model",
+    "in_order",
+    "joined",
+    "load_scorer",
+    "log_mean",
+    "make_session",
+    "manager",
+    "read_manifest",
+    "record_golden",
+    "replace_references",
+    "save_background",
+    "save_references",
+    "signals",
+    "write_manifest",
+]

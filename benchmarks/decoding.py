@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from turns import in_turns
 
-from mrnn_exporters import graphs, text
+from mrnn_exporters import graphs
 from mrnn_exporters.cells import gru, m_rnn
 from mrnn_exporters.nets import CaptionNet, NetConfig, g2, unit_rms
 from mrnn_exporters.runs import Run
+from mrnn_exporters.tokenizer import SPECIALS
 from mrnn_runtime import DecodeOptions, EncodedImages, Scores, load_bundle
 from mrnn_runtime.bundle.loading import write_manifest
 from mrnn_runtime.decoding.beam import Beam
@@ -51,9 +52,9 @@ LONGEST = 20
 # How many words the sentences of a random net have, image by image: 10.4 on average.
 WORDS = (9, 6, 12, 8, 10, 7, 17, 9, 11, 8, 13, 10, 7, 11, 19, 9)
 CELLS = {"m-rnn": m_rnn, "gru": gru}
-BOS, EOS = text.SPECIALS.index("<bos>"), text.SPECIALS.index("<eos>")
+BOS, EOS = SPECIALS.index("<bos>"), SPECIALS.index("<eos>")
 # What a search asks of a step: its beams, one end sign, and what it may have to leave out.
-TOP = BEAMS + 1 + len(text.SPECIALS)
+TOP = BEAMS + 1 + len(SPECIALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class EagerLoop:
         for step in range(steps):
             last = words[:, -1] if step else torch.full((count,), BOS)
             values, ids, *state = self.step(last, state, TOP)
-            values = values.masked_fill(ids < len(text.SPECIALS), -torch.inf)
+            values = values.masked_fill(ids < len(SPECIALS), -torch.inf)
             sums = (scores.reshape(-1, 1) + values).reshape(count, -1)
             scores, place = sums.topk(BEAMS, dim=1)
             live = len(words) // count
@@ -224,7 +225,7 @@ def write_bundle(backbone: nn.Module, net: CaptionNet, folder: Path, size: Prepr
         "cell": {"file": "cell.onnx", **graphs.describe(folder / "cell.onnx")},
         "image_inputs": list(net.image_inputs),
         "state": [{"input": t.name, "output": f"next_{t.name}", "init": t.init} for t in net.state],
-        "tokens": {sign.strip("<>"): i for i, sign in enumerate(text.SPECIALS)},
+        "tokens": {sign.strip("<>"): i for i, sign in enumerate(SPECIALS)},
         "vocabulary_size": width,
         "decode": {"decoder": "beam", "options": {}},
         "rerank": {"reranker": None, "options": {}},
@@ -264,7 +265,7 @@ def measure(
     for count, target, inner in ((1, 2.2, 200), (10, 3.0, 100), (160, 1.4, 10)):
         at = np.arange(count) % PHOTOS
         state, eager = model.start(images.take(at)), loop.start(features[torch.from_numpy(at)])
-        tokens = np.arange(count) + len(text.SPECIALS)
+        tokens = np.arange(count) + len(SPECIALS)
         given = torch.from_numpy(tokens)
         times = medians(
             lambda tokens=tokens, state=state: model.step(tokens, state, TOP),  # type: ignore[misc]

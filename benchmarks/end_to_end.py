@@ -35,13 +35,14 @@ from decoding import BEAMS, BOS, EOS, EagerLoop, write_bundle
 from PIL import Image
 from turns import in_turns
 
-from mrnn_exporters import quantize, text
+from mrnn_devtools.bench import make_photos
+from mrnn_exporters import quantize
 from mrnn_exporters.cells import m_rnn
 from mrnn_exporters.datasets import Example
 from mrnn_exporters.nets import NetConfig
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
+from mrnn_exporters.tokenizer import SPECIALS
 from mrnn_runtime import DecodeOptions, load
-from mrnn_runtime.bench import make_photos
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.sessions import cores
 from mrnn_runtime.images import find_images, read_image
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 STEPS = 12
 FOLDER = 500
-SPECIALS = len(text.SPECIALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ class Eager:
         state = self.loop.start(self.features(path))
         words, token = [], torch.tensor([BOS])
         for _ in range(STEPS):
-            values, ids, *state = self.loop.step(token, state, 1 + SPECIALS)
-            values = values.masked_fill(ids < SPECIALS, -torch.inf)
+            values, ids, *state = self.loop.step(token, state, 1 + len(SPECIALS))
+            values = values.masked_fill(ids < len(SPECIALS), -torch.inf)
             token = ids.gather(1, values.argmax(1, keepdim=True))[:, 0]
             words.append(int(token))
         return words
@@ -152,12 +152,12 @@ def export(backbone: Backbone, net: CaptionNet, folder: Path) -> Captioner:
 
     folder.mkdir()
     width = net.config.vocabulary_size
-    words = [*text.SPECIALS, *(f"w{i}" for i in range(width - SPECIALS))]
+    words = [*SPECIALS, *(f"w{i}" for i in range(width - len(SPECIALS)))]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(list(text.SPECIALS))
+    tokenizer.add_special_tokens(list(SPECIALS))
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").touch()
     write_bundle(backbone.module, net, folder, backbone.preprocess)

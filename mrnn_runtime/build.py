@@ -1,4 +1,4 @@
-"""What a maker of bundles needs beside ``mrnn_runtime`` itself: mrnn-exporters, or one of your own.
+"""What makers and measurers of bundles need beside ``mrnn_runtime``: our exporters, or your own.
 
 A bundle is its files and then its manifest: write the graphs, ``tokenizer.json`` and what else
 belongs to it into a folder, and ``write_manifest`` adds checksums and checks the whole as loading
@@ -9,13 +9,14 @@ that consensus reranking needs.
 
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.captioner import find_model
-from mrnn_runtime.decoding.candidates import blaming
+from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.scorer import Scorer, load_scorer
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.images import find_images
+from mrnn_runtime.plugins.hookspecs import CONTRACT
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.reranking.building import build_references, replace_references
 from mrnn_runtime.reranking.neighbours import check_dtype
@@ -25,8 +26,10 @@ from mrnn_runtime.retrieval.gallery import joined
 from mrnn_runtime.retrieval.ranking import log_mean, save_background
 
 __all__ = [
+    "CONTRACT",
     "SIGNALS",
     "Calibration",
+    "CaptionSearch",
     "Scorer",
     "Session",
     "blaming",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import bench, caption, doctor, extensions, models, output, plugins, search
+from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins, search
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins.manager import is_strict, manager
 
@@ -62,7 +62,7 @@ def build(*, tracebacks: bool = False, alone: str = "") -> TyperGroup:
     app.command(cls=output.Sections, epilog=caption.EXAMPLES)(caption.caption)
     app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
     app.command(epilog=search.RANK_EXAMPLES)(search.rank)
-    for command in (models.models, models.verify, bench.bench, doctor.doctor):
+    for command in (models.models, models.verify, doctor.doctor):
         app.command()(command)
     if alone in {_name(command) for command in app.registered_commands} - {"doctor"}:
         app.registered_commands = [one for one in app.registered_commands if _name(one) == alone]

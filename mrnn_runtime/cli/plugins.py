@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import extensions, output, scaffold
+from mrnn_runtime.cli import extensions, output
 from mrnn_runtime.errors import PluginError
 from mrnn_runtime.plugins.manager import KINDS, manager
 
@@ -22,10 +22,9 @@ HEAVY = ("PIL", "numpy", "onnxruntime", "torch")
 
 
 def new_app() -> typer.Typer:
-    """Return ``mrnn plugins``, which lists, and its subcommand ``new``."""
+    """Return ``mrnn plugins``, which lists; plugins may bring subcommands."""
     app = extensions.new_app()
     app.callback(invoke_without_command=True)(plugins)
-    app.command(epilog=scaffold.EXAMPLES)(scaffold.new)
     return app
 
 

@@ -134,7 +134,7 @@ def _in_order(module: str) -> None:
 
 def _commands_have_help(module: str) -> None:
     for command in _report(module)["commands"]:
-        child = _mrnn(module, command, "--help")
+        child = _mrnn(module, *command.split(), "--help")
         require(child.returncode == 0, f"mrnn {command} --help fails: {child.stderr}")
         text = child.stdout.partition("\n\n")[2]
         require(not text.startswith("Options:"), f"mrnn {command} has no docstring to show as help")

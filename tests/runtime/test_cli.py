@@ -394,6 +394,38 @@ def test_a_command_hook_may_leave_its_argument_out(mrnn, install):
     assert mrnn("hello", "you").code == 0
 
 
+IN_A_GROUP = """
+import typer
+from mrnn_runtime import hookimpl
+@hookimpl
+def mrnn_commands(app):
+    group = typer.Typer()
+    @group.command()
+    def new(name: str) -> None:
+        "Greet a plugin."
+        typer.echo(f"{module}: {name}")
+    app.add_typer(group, name="plugins")
+"""
+
+
+def test_a_plugin_adds_a_command_to_a_group_of_ours(mrnn, install):
+    install("good", IN_A_GROUP)
+    assert mrnn("plugins", "new", "you").out == "good_module: you\n"
+    (good,) = [r for r in json.loads(mrnn("plugins", "--json").out) if r["name"] == "good"]
+    assert good["commands"] == ["plugins new"]
+    install("next", IN_A_GROUP)
+    result = mrnn("plugins", "new", "you")
+    assert (result.code, result.out) == (3, "")
+    assert "'plugins new' is claimed by good-dist" in result.err
+
+
+def test_no_plugin_takes_a_group_of_ours_over(mrnn, install):
+    install("bad", PLUGIN.replace("def hello", "def plugins"))
+    result = mrnn("plugins")
+    assert result.code == 0
+    assert "it must not replace the command 'plugins' of mrnn-runtime" in result.err
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -469,12 +501,20 @@ def test_traceback_shows_where_an_error_arose(mrnn, tmp_path):
     assert mrnn("verify", "--traceback", tmp_path).code == 2  # it belongs before the command
 
 
-@pytest.mark.parametrize("command", ["train", "export", "evaluate", "index"])
-def test_commands_that_are_not_installed_say_what_to_install(mrnn, command):
-    result = mrnn(command, "somewhere", "--output", "there", "-x")
+@pytest.mark.parametrize(
+    ("command", "dist"),
+    [
+        *((name, "mrnn-exporters") for name in ("train", "export", "evaluate", "index")),
+        ("bench", "mrnn-devtools"),
+        ("plugins new", "mrnn-devtools"),
+    ],
+)
+def test_commands_that_are_not_installed_say_what_to_install(mrnn, command, dist):
+    words = command.split()
+    result = mrnn(*words, "somewhere", "--output", "there", "-x")
     assert (result.code, result.out) == (3, "")
-    assert "pip install mrnn-exporters" in result.err
-    assert "mrnn-exporters" in mrnn(command, "--help").out
+    assert f"pip install {dist}" in result.err
+    assert dist in mrnn(*words, "--help").out
 
 
 def test_a_plugin_replaces_a_stub(mrnn, install):

@@ -1,4 +1,4 @@
-"""``mrnn bench``."""
+"""``mrnn bench`` and ``mrnn plugins new``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrnn_devtools.scaffold import PartKind, write_package
+
 if TYPE_CHECKING:
-    from mrnn_runtime.bench import BenchReport
+    from mrnn_devtools.bench import BenchReport
+
+EXAMPLES = """\b
+mrnn plugins new zigzag --kind decoder
+mrnn plugins new street-scenes --kind model --output ../street-scenes
+"""
 
 
 def bench(
@@ -51,10 +58,9 @@ def bench(
     """
     from dataclasses import asdict
 
-    from mrnn_runtime.bench import bench as measure
-    from mrnn_runtime.captioner import load
-    from mrnn_runtime.engine.sessions import cores
-    from mrnn_runtime.images import find_images
+    from mrnn_devtools.bench import bench as measure
+    from mrnn_runtime import load
+    from mrnn_runtime.build import cores, find_images
 
     report = measure(
         load(model, provider=provider, threads=threads),
@@ -94,3 +100,28 @@ def _show(report: BenchReport) -> None:
     ]
     for label, text in lines:
         typer.echo(f"{label:12}{text}")
+
+
+def new(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="What users will type, for example zigzag; the package becomes mrnn-NAME.",
+            show_default=False,
+        ),
+    ],
+    kind: Annotated[PartKind, typer.Option(help="What it brings.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder to make. Without it: mrnn-NAME, here."),
+    ] = None,
+) -> None:
+    """Write a package for a plugin of your own; it works as it is.
+
+    It holds one component, a test that the component keeps its contract, and settings for ruff and
+    mypy. Change what it does, and let the test tell whether it still fits.
+    """
+    folder = write_package(name, kind, output)
+    typer.echo(folder)
+    typer.echo(f'next: cd {folder}; pip install -e ".[test]"; pytest', err=True)

@@ -1,4 +1,4 @@
-"""``mrnn plugins new``."""
+"""Packages for plugins, written from templates."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from mrnn_runtime.cli import output as speech
-from mrnn_runtime.errors import UsageError
-from mrnn_runtime.plugins.hookspecs import CONTRACT
-from mrnn_runtime.plugins.manager import KINDS, manager
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-EXAMPLES = """\b
-mrnn plugins new zigzag --kind decoder
-mrnn plugins new street-scenes --kind model --output ../street-scenes
-"""
 
 # The templates keep to 100 columns for names of up to 32 characters.
 _NAME = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Templates lie as plain files with this suffix, which keeps linters and importers off them.
 _SUFFIX = ".tmpl"
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class PartKind(StrEnum):
@@ -58,26 +48,22 @@ _DEPENDENCIES = {
 _TEST_DEPENDENCIES = {PartKind.BACKBONE: ("mrnn-exporters>=$version",)}
 
 
-def new(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help="What users will type, for example zigzag; the package becomes mrnn-NAME.",
-            show_default=False,
-        ),
-    ],
-    kind: Annotated[PartKind, typer.Option(help="What it brings.", show_default=False)],
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The folder to make. Without it: mrnn-NAME, here."),
-    ] = None,
-) -> None:
-    """Write a package for a plugin of your own; it works as it is.
+def write_package(name: str, kind: PartKind, folder: Path | None = None) -> Path:
+    """Write a package that works as it is: a component, its contract test, settings of tools.
 
-    It holds one component, a test that the component keeps its contract, and settings for ruff and
-    mypy. Change what it does, and let the test tell whether it still fits.
+    Args:
+        name: what users will type; ``mrnn-`` before it is left out.
+        kind: what the plugin brings.
+        folder: the new folder; by default mrnn-NAME in the current one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: the name cannot be used or is taken, or the folder exists.
     """
+    from mrnn_runtime.build import manager
+
     name = name.removeprefix("mrnn-")
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -85,20 +71,21 @@ def new(
             hint="use at most 32 small letters and digits, a letter first, single hyphens between",
         )
     package = f"mrnn_{name.replace('-', '_')}"
-    taken = [each for each in KINDS if each == f"{kind}s" and name in manager().components(each)]
+    offered = {(k, c.name) for report in manager().report() for k, c in report.components}
+    taken = (f"{kind}s", name) in offered
     if taken or importlib.util.find_spec(package):
         what = f"a {kind} {name!r}" if taken else f"a package {package!r}"
         raise UsageError(f"{what} is installed already", hint="choose another name")
-    folder = output or Path(f"mrnn-{name}")
+    folder = folder or Path(f"mrnn-{name}")
     if folder.exists():
         raise UsageError(f"{folder} exists already", hint="name a new folder with --output")
     _write(folder, name, package, kind)
-    typer.echo(folder)
-    speech.note(f'next: cd {folder}; pip install -e ".[test]"; pytest')
+    return folder
 
 
 def _write(folder: Path, name: str, package: str, kind: PartKind) -> None:
     from mrnn_runtime import __version__
+    from mrnn_runtime.build import CONTRACT
 
     facts = {
         "name": name,

@@ -13,6 +13,7 @@ import pytest
 from mrnn_runtime.cli import main
 from mrnn_runtime.testing import tiny_bundle
 
+pytest.importorskip("mrnn_devtools", reason="mrnn-devtools is not installed")
 ROOT = Path(__file__).parents[2]
 KINDS = ("backbone", "cell", "command", "decoder", "model", "reranker")
 LONG = "a-name-of-two-and-thirty-letters"
@@ -142,6 +143,7 @@ def test_a_plugin_and_the_wheel_are_all_that_is_needed(kind, tmp_path, photos):
         run(*pip, "install", "--no-deps", "--target", site, *wheels.iterdir(), **isolated)
 
     install(ROOT)
+    install(ROOT / "plugins" / "mrnn-devtools")
     where = python("-c", "import mrnn_runtime; print(mrnn_runtime.__file__)", **isolated)
     assert Path(where.strip()).is_relative_to(site)
     run("mrnn_runtime", "plugins", "new", "zig", "--kind", kind, **isolated)

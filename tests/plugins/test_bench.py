@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from mrnn_runtime import bench as benching
-from mrnn_runtime import load
-from mrnn_runtime.bench import STAGES, bench, make_photos
-from mrnn_runtime.errors import ImageError, UsageError
-from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime import ImageError, UsageError, load, read_image
+from mrnn_runtime.build import find_images, manager, read_manifest, write_manifest
+
+benching = pytest.importorskip("mrnn_devtools.bench", reason="mrnn-devtools is not installed")
+STAGES, bench, make_photos = benching.STAGES, benching.bench, benching.make_photos
 
 
 @pytest.fixture
-def captioner(tiny_bundle, only_builtins):
+def captioner(tiny_bundle):
     return load(tiny_bundle, provider="cpu", threads=1)
 
 
@@ -50,7 +50,12 @@ def test_a_stage_inside_another_is_no_part_of_it():
     assert clock.spent["step"] > clock.spent["search"] > 0
 
 
-def test_it_reads_as_the_captioner_does(captioner, photos, monkeypatch):
+@pytest.mark.parametrize("reduced", [False, True])
+def test_it_reads_as_the_captioner_does(tiny_copy, photos, monkeypatch, reduced):
+    manifest = read_manifest(tiny_copy)
+    manifest["preprocess"]["reduced"] = reduced
+    write_manifest(tiny_copy, manifest)
+    captioner = load(tiny_copy, provider="cpu", threads=1)
     seen = []
     encode = type(captioner.encoder).encode
 
@@ -59,7 +64,7 @@ def test_it_reads_as_the_captioner_does(captioner, photos, monkeypatch):
         return encode(self, images)
 
     monkeypatch.setattr(type(captioner.encoder), "encode", record)
-    (path, *_) = find_images([photos])
+    path = photos / "b.jpg"
     bench(captioner, [path], repeats=1)
     wanted = read_image(path, captioner.bundle.preprocess)
     assert len(seen) == 3  # one that does not count, one by one, all at once
@@ -67,9 +72,30 @@ def test_it_reads_as_the_captioner_does(captioner, photos, monkeypatch):
         np.testing.assert_array_equal(images, wanted[np.newaxis])
 
 
+def test_the_clock_does_not_run_while_the_reranker_is_loaded(captioner, photos, monkeypatch):
+    events = []
+
+    class Clock:
+        def perf_counter(self):
+            events.append("clock")
+            return float(len(events))
+
+    def load(kind, name):
+        events.append(f"load {name}")
+        return found(kind, name)
+
+    plugins = manager()
+    found = plugins.load
+    monkeypatch.setattr(plugins, "load", load)
+    monkeypatch.setattr(benching, "time", Clock())
+    bench(captioner, find_images([photos]), reranker="log-prob", repeats=1)
+    assert events.count("load log-prob") == 1
+    assert events.index("load log-prob") < events.index("clock")
+
+
 def test_photos_are_made_up_as_a_camera_might_take_them(tmp_path):
     paths = make_photos(tmp_path, 2)
-    assert find_images([tmp_path]) == [*paths, tmp_path / "raw.ppm"]
+    assert find_images([tmp_path]) == paths
     for path in paths:
         assert path.read_bytes().startswith(b"\xff\xd8")
         assert 20_000 < path.stat().st_size < 200_000

@@ -24,7 +24,7 @@ from PIL import Image
 from mrnn_exporters.datasets import refuse_many
 from mrnn_exporters.progress import on_all_cores
 from mrnn_runtime import ImageError, MrnnError, UsageError, read_image
-from mrnn_runtime.build import make_session
+from mrnn_runtime.build import blaming, make_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ def default_cache() -> Path:
 
 
 def features(
-    backbone: Backbone, paths: Sequence[Path], view: str, cache: Path
+    backbone: Backbone, paths: Sequence[Path], view: str, cache: Path, *, name: str = "unnamed"
 ) -> NDArray[np.float16]:
     """Return a backbone's features of photos, computed at the first call and read later.
 
@@ -59,6 +59,7 @@ def features(
         paths: the photos.
         view: ``plain``, ``mirror``, or ``crop`` and a number.
         cache: the folder that holds the files of all backbones and photos.
+        name: what users call the backbone, for errors.
 
     Returns:
         float16 [n, d], read-only; NaN where a photo cannot be read, see ``broken``.
@@ -66,16 +67,19 @@ def features(
     Raises:
         UsageError: an unknown view, or more than 1 % of the photos cannot be read.
         MrnnError: a feature does not fit float16.
+        PluginError: the backbone cannot be exported to ONNX.
     """
     if not re.fullmatch(r"plain|mirror|crop\d+", view):
         raise UsageError(f"unknown view {view!r}", hint="use plain, mirror, crop1, crop2, ...")
-    net = _identity(backbone)
+    with blaming(f"backbone {name!r}"):
+        net = _identity(backbone)
     keys = [_stamp(path) for path in paths]
     values = np.full((len(paths), backbone.feature_size), np.nan, np.float16)
     with _store(cache / "features" / f"{net}-{view}.sqlite") as store:
         left = _read(store, keys, values)
         if left:
-            graph = _graph(backbone, cache / "backbones" / f"{net}.onnx")
+            with blaming(f"backbone {name!r}"):
+                graph = _graph(backbone, cache / "backbones" / f"{net}.onnx")
             session = make_session(graph, "cpu", 1)
             chunks = [left[i : i + _BATCH] for i in range(0, len(left), _BATCH)]
             job = partial(_chunk, session, backbone.preprocess, view, paths)

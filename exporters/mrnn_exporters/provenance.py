@@ -45,13 +45,19 @@ def training(bundle: Bundle) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that this package lies in, or None."""
+    """Return the commit of the checkout that this package is part of, or None.
+
+    A repository that only encloses the environment that the package is installed in has no say.
+    """
     git = shutil.which("git")
     if git is None:
         return None
-    command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+
+    def run(*args: str) -> str:
+        command = [git, "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    return run("rev-parse", "HEAD") if run("ls-files", Path(__file__).name) else None
 
 
 def versions() -> dict[str, str]:

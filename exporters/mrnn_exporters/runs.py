@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime import UsageError
-from mrnn_runtime.build import manager
+from mrnn_runtime.build import blaming, manager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,8 +94,11 @@ def build_backbone(config: TrainConfig) -> Backbone:
 
     Raises:
         UsageError: no plugin provides it.
+        PluginError: it cannot be loaded or built.
     """
-    backbone: Backbone = manager().load("backbones", config.backbone)(config.weights)
+    target = manager().load("backbones", config.backbone)
+    with blaming(f"backbone {config.backbone!r}"):
+        backbone: Backbone = target(config.weights)
     return backbone
 
 
@@ -104,6 +107,7 @@ def build_cell(config: TrainConfig, *, vocabulary_size: int, feature_size: int) 
 
     Raises:
         UsageError: no plugin provides it, or a size is unknown.
+        PluginError: it cannot be loaded or built.
     """
     from mrnn_exporters.nets import NetConfig
 
@@ -118,8 +122,21 @@ def build_cell(config: TrainConfig, *, vocabulary_size: int, feature_size: int) 
         raise UsageError(
             f"unknown size of a net: {error}", hint=f"the sizes are {known}"
         ) from error
-    cell: Cell = manager().load("cells", config.cell)(sizes)
+    target = manager().load("cells", config.cell)
+    with blaming(f"cell {config.cell!r}"):
+        cell: Cell = target(sizes)
     return cell
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuse a backbone or a cell that is unknown, before anything takes time.
+
+    Raises:
+        UsageError: no plugin provides it.
+        PluginError: it cannot be loaded.
+    """
+    manager().load("backbones", config.backbone)
+    manager().load("cells", config.cell)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -171,8 +188,10 @@ class Run:
             vocabulary_size=self.facts["vocabulary_size"],
             feature_size=self.facts["feature_size"],
         )
-        net.load_state_dict(load_file(self.folder / "weights.safetensors"))
-        return net.eval()
+        weights = load_file(self.folder / "weights.safetensors")
+        with blaming(f"cell {self.config.cell!r}"):
+            net.load_state_dict(weights)
+            return net.eval()
 
     def save(self, net: Cell) -> None:
         """Write the weights, then run.json: a folder that has run.json is complete."""

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mrnn_runtime import UsageError
+from mrnn_runtime import SpecialTokens, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(SPECIALS)})
 
 _LETTER = r"[\p{L}\p{M}\p{N}]"
 _END = rf"(?!{_LETTER})"

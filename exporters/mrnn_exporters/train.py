@@ -7,6 +7,7 @@ so one that was killed and resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import warnings
@@ -29,10 +30,18 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from mrnn_exporters import __version__, datasets, features
 from mrnn_exporters.nets import pack
 from mrnn_exporters.rewards import CiderReward, reward_cost
-from mrnn_exporters.runs import Run, TrainConfig, build_backbone, build_cell, write_json
+from mrnn_exporters.runs import (
+    Run,
+    TrainConfig,
+    build_backbone,
+    build_cell,
+    check_names,
+    write_json,
+)
 from mrnn_exporters.starts import open_start
 from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption, read_sentences
 from mrnn_runtime import UsageError
+from mrnn_runtime.build import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,22 +194,27 @@ class Trainee(lightning.LightningModule):
         """Draw dropout from (seed, step), whatever happened before."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
 
+    def _logits(self, batch: Batch) -> Tensor:
+        with blaming(f"cell {self.config.cell!r}"):
+            return self.net(batch.tokens, batch.features)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean over words of -ln P(w_n | w_<n, I), and the cost of low reward if that is wanted."""
-        logits = self.net(batch.tokens, batch.features)
+        logits = self._logits(batch)
         loss = functional.cross_entropy(
             logits, batch.target, label_smoothing=self.config.label_smoothing
         )
         if self.reward is not None:
             self.eval()
-            cost = reward_cost(
-                self.net,
-                batch.features,
-                batch.photos,
-                self.reward,
-                samples=self.config.samples,
-                max_words=self.config.max_words,
-            )
+            with blaming(f"cell {self.config.cell!r}"):
+                cost = reward_cost(
+                    self.net,
+                    batch.features,
+                    batch.photos,
+                    self.reward,
+                    samples=self.config.samples,
+                    max_words=self.config.max_words,
+                )
             self.train()
             loss = loss + self.config.reward * cost
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
@@ -212,7 +226,7 @@ class Trainee(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Sum up words and their cost."""
-        logits = self.net(batch.tokens, batch.features)
+        logits = self._logits(batch)
         cost = functional.cross_entropy(logits, batch.target, reduction="sum")
         self._cost += torch.stack([cost.double(), cost.new_tensor(len(batch.target)).double()])
 
@@ -252,7 +266,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     Raises:
         UsageError: the folder is in use, or holds a run with another configuration; the captions do
             not fill a batch; or the run to start from is of another net. The folder is untouched.
+        PluginError: the backbone or the cell fails.
     """
+    check_names(config)
     examples = {
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
@@ -294,7 +310,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
             sayings = [datasets.Example(Path(), tuple(said[split]))]
             return Captions(sayings, [zeros], tokenizer, config.max_words)
         paths = [example.path for example in examples[split]]
-        arrays = [features.features(backbone, paths, view, cache) for view in views]
+        arrays = [
+            features.features(backbone, paths, view, cache, name=config.backbone) for view in views
+        ]
         return Captions(examples[split], arrays, tokenizer, config.max_words)
 
     data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
@@ -418,6 +436,8 @@ def _fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        if resume:
+            _keep_metrics(trainer, last)
         trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
         curve = tuple(trainee.curve)
         checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
@@ -434,6 +454,20 @@ def _fit(
         "curve": curve,
     }
     return trainee, facts
+
+
+def _keep_metrics(trainer: lightning.Trainer, checkpoint: Path) -> None:
+    """Give metrics.csv the rows of the epochs that are not run again; its logger starts it anew."""
+    table = checkpoint.with_name("metrics.csv")
+    if not (trainer.is_global_zero and table.is_file()):
+        return
+    epochs = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+    for logger in trainer.loggers:
+        if isinstance(logger, loggers.CSVLogger):
+            logger.experiment.metrics += rows
+            logger.experiment.save()
 
 
 def _average(decay: float, average: Tensor, weight: Tensor, count: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +18,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mrnn_exporters import export, retrieval, train
+from mrnn_exporters import export, parity, retrieval, train
 from mrnn_exporters.nets import pack
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.starts import open_start
 from mrnn_runtime import load
 from mrnn_runtime.engine.scorer import load_scorer
-from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.errors import BundleError, PluginError, UsageError
 from mrnn_runtime.images import read_image
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.retrieval.ranking import load_background
@@ -104,10 +107,12 @@ def test_the_bundle_captions_photos(exported: Path, corpus: Path) -> None:
 
 
 def test_the_bundle_says_how_close_it_is_to_torch(exported: Path) -> None:
-    parity = json.loads((exported / "bundle.json").read_text())["training"]["export"]
-    assert parity["photos"] == SPLITS["dev"]
-    assert parity["captions"] == 0
-    assert 0 <= parity["log_prob"] <= export.TOLERANCE
+    found = json.loads((exported / "bundle.json").read_text())["training"]["export"]
+    assert found["photos"] == SPLITS["dev"]
+    assert found["captions"] == 0
+    assert 0 <= found["log_prob"] <= parity.TOLERANCE
+    assert 0 < found["step"] <= parity.TOLERANCE
+    assert found["log_prob"] < found["rounding"] <= parity.ROUNDING
 
 
 def test_no_place_of_the_training_machine_is_in_the_bundle(exported: Path, corpus: Path) -> None:
@@ -128,7 +133,14 @@ def test_an_export_that_differs_is_refused(
     monkeypatch.setattr(export, "_write_graphs", drift)
     with pytest.raises(BundleError, match="torch disagree on 4 photos"):
         export.run(trained.folder, tmp_path / "b", name="b")
-    assert not (tmp_path / "b" / "bundle.json").exists()
+    assert not list(tmp_path.iterdir()), "the next try finds nothing in its way"
+
+
+def test_weights_that_float16_does_not_hold_are_refused() -> None:
+    fine = parity.Parity(photos=4, log_prob=1e-6, step=1e-6, rounding=1e-3, captions=0)
+    parity.refuse(fine, "m-rnn")
+    with pytest.raises(BundleError, match="float16"):
+        parity.refuse(replace(fine, rounding=0.1), "m-rnn")
 
 
 @pytest.mark.parametrize("cell", sorted(manager().components("cells")))
@@ -136,8 +148,8 @@ def test_every_cell_trains_exports_and_captions(
     cell: str, config: TrainConfig, cache: Path, corpus: Path, tmp_path: Path
 ) -> None:
     run = train.run(replace(config, cell=cell, epochs=1), tmp_path / "run", cache=cache)
-    _, parity = export.run(run.folder, tmp_path / "b", name=cell)
-    assert parity.captions == 0
+    _, found = export.run(run.folder, tmp_path / "b", name=cell)
+    assert found.captions == 0
     captioner = load(tmp_path / "b", provider="cpu")
     captions = list(captioner.caption([corpus / "images"]))
     assert all(c.text and c.error is None for c in captions)
@@ -219,6 +231,11 @@ train.run(config, Path({str(tmp_path / "run")!r}), cache=Path({str(cache)!r}))
     assert len(curve) == trained.facts["epochs"]
     assert min(curve) == trained.facts["dev_perplexity"]
     assert resumed.facts["curve"] == curve
+    metrics = (trained.folder / "lightning" / "metrics.csv").read_text()
+    assert len(metrics.splitlines()) == 1 + 2 * trained.facts["epochs"]
+    assert (resumed.folder / "lightning" / "metrics.csv").read_text() == metrics
+    assert train.run(config, tmp_path / "run", cache=cache, resume=True).facts["curve"] == curve
+    assert (resumed.folder / "lightning" / "metrics.csv").read_text() == metrics
 
 
 def test_a_run_goes_on_with_a_reward(
@@ -347,3 +364,134 @@ def test_an_unknown_size_is_named(config: TrainConfig, cache: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="depth"):
         train.run(replace(config, sizes={"depth": 3}), tmp_path / "run", cache=cache)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"backbone": "efficientnet"}, "unknown backbone"), ({"cell": "m-rn"}, "unknown cell 'm-rn'")],
+)
+def test_unknown_names_are_told_before_anything_else(
+    change: dict[str, str], message: str, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    nowhere = replace(config, datasets=(("flickr8k", "nowhere"),), batch_size=10**6, **change)
+    with pytest.raises(UsageError, match=message):
+        train.run(nowhere, tmp_path / "run", cache=cache)
+
+
+PARTS = """
+import torch
+from torch import nn
+
+from mrnn_exporters.cells import m_rnn
+from mrnn_runtime import Component, Preprocess, hookimpl
+
+
+def fail(*args):
+    raise ValueError("out of luck")
+
+
+def unfit(config):
+    fail()
+
+
+def unable(config):
+    net = m_rnn(config)
+    net.forward = fail
+    return net
+
+
+def stepless(config):
+    net = m_rnn(config)
+    net.step = fail
+    return net
+
+
+class Blind(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, token, image_term, *state):
+        return self.step(token, 0 * image_term, *state)
+
+
+def blind(config):
+    net = m_rnn(config)
+    step = net.step
+    net.step = lambda: Blind(step())
+    return net
+
+
+class Failing(nn.Module):
+    def forward(self, image):
+        fail()
+
+
+class dark:
+    feature_size, preprocess, weights_id = 8, Preprocess(8, 8, "squash", "bilinear"), "dark"
+
+    def __init__(self, weights):
+        self.module = Failing().eval()
+
+
+@hookimpl
+def mrnn_backbones():
+    return [Component("dark", "parts:dark", "fails")]
+
+
+@hookimpl
+def mrnn_cells():
+    return [Component(n, f"parts:{n}", "fails") for n in ("unfit", "unable", "stepless", "blind")]
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a plugin whose backbone and cells fail, each in its way."""
+    site = tmp_path / "site"
+    info = site / "parts-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "parts.py").write_text(PARTS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parts\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[mrnn]\nparts = parts\n")
+    monkeypatch.syspath_prepend(site)
+    importlib.invalidate_caches()
+    # The manager of this process is made anew where this variable changes.
+    monkeypatch.setenv("MRNN_DISABLE_PLUGINS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize(
+    ("change", "who"),
+    [
+        ({"cell": "unfit"}, "cell 'unfit'"),
+        ({"cell": "unable"}, "cell 'unable'"),
+        ({"backbone": "dark"}, "backbone 'dark'"),
+    ],
+)
+def test_a_part_that_fails_in_training_is_named(
+    change: dict[str, str], who: str, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PluginError, match=f"{who} failed: ValueError: out of luck"):
+        train.run(replace(config, epochs=1, **change), tmp_path / "run", cache=cache)
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("stepless", r"cell 'stepless' failed: ValueError: out of luck"),
+        ("blind", r"cell 'blind': step\(\) differs from forward\(\)"),
+    ],
+)
+def test_a_cell_that_fails_at_export_is_named_and_leaves_nothing(
+    cell: str, message: str, trained: Run, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    facts = json.loads((folder / "run.json").read_text())
+    facts["config"]["cell"] = cell
+    (folder / "run.json").write_text(json.dumps(facts))
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(PluginError, match=message):
+        export.run(folder, tmp_path / "b", name="b")
+    assert sorted(os.listdir(tmp_path)) == before

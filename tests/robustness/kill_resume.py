@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,8 +29,10 @@ def run(folder: Path, output: Path, *, model: str, form: str, kill_after: float 
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     if kill_after is not None:
         while child.poll() is None and (not output.exists() or output.stat().st_size <= before):
-            time.sleep(0.001)
-        time.sleep(kill_after)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.001)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(kill_after)
         child.kill()
     return child.wait()
 

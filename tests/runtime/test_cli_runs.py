@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -306,7 +306,8 @@ def test_a_signal_leaves_whole_records(tiny_bundle, many, tmp_path, sent):
         child.stdin.write(names)
         child.stdin.close()
         while child.poll() is None and not (output.exists() and output.stat().st_size > 5000):
-            time.sleep(0.02)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.02)
         child.send_signal(sent)
         message = child.stderr.read()
         assert child.wait(60) == 130, message

@@ -1,5 +1,7 @@
 """What is public, and what importing it costs."""
 
+import ast
+import importlib
 import subprocess
 import sys
 
@@ -22,10 +24,23 @@ def loaded_by(code, watched=HEAVY):
 
 def test_all_is_sorted_and_is_what_can_be_imported():
     assert mrnn_runtime.__all__ == sorted(mrnn_runtime.__all__)
-    assert set(mrnn_runtime.__all__) == {"__version__", *mrnn_runtime._HOME}
     assert set(mrnn_runtime.__all__) <= set(dir(mrnn_runtime))
-    for name in mrnn_runtime.__all__:
-        assert getattr(mrnn_runtime, name) is getattr(mrnn_runtime, name)
+
+
+def test_a_name_is_the_one_that_type_checkers_see():
+    with open(mrnn_runtime.__file__, encoding="utf-8") as file:
+        (checked,) = (
+            node for node in ast.parse(file.read()).body if ast.unparse(node).startswith("if TYPE")
+        )
+    homes = {
+        alias.name: node.module
+        for node in ast.walk(checked)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {"__version__", *homes} == set(mrnn_runtime.__all__)
+    for name, module in homes.items():
+        assert getattr(mrnn_runtime, name) is getattr(importlib.import_module(module), name), name
 
 
 @pytest.mark.parametrize("module", [build, decoding, kit])

@@ -1,9 +1,9 @@
 """Several batches at a time: the order, what is in memory, what no caption depends on."""
 
 import threading
-import time
+import weakref
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,15 +21,29 @@ from mrnn_runtime.errors import UsageError
 from mrnn_runtime.testing import TableModel, encoded_images
 
 
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5))
+@given(
+    st.integers(1, 5).flatmap(
+        lambda workers: st.lists(st.permutations(range(workers)), min_size=1, max_size=6)
+    )
+)
 @settings(deadline=None, max_examples=40)
-def test_results_come_in_order_however_long_each_takes(waits, workers):
-    def job(pair):
-        place, wait = pair
-        time.sleep(wait / 2000)
-        return place
+def test_results_come_in_order_whichever_is_done_first(orders):
+    """As many parts as there are workers make a group; those of a group are done in its order."""
+    workers = len(orders[0])
+    groups = [[group * workers + i for i in order] for group, order in enumerate(orders)]
+    wait_for = dict(pair[::-1] for group in groups for pair in pairwise(group))
+    done = [threading.Event() for _ in range(workers * len(groups))]
+    finished = []
 
-    assert list(in_order(job, enumerate(waits), workers)) == list(range(len(waits)))
+    def job(part):
+        assert part not in wait_for or done[wait_for[part]].wait(30)
+        finished.append(part)
+        done[part].set()
+        return part
+
+    assert list(in_order(job, range(len(done)), workers)) == list(range(len(done)))
+    for group in groups:
+        assert [part for part in finished if part in group] == group
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -54,20 +68,27 @@ def test_several_threads_work_at_once():
 
 
 def test_closing_drops_what_has_not_begun():
+    @dataclass(eq=False)
+    class Part:
+        number: int
+
+    parts = [Part(number) for number in range(5)]
     begun = []
+    both_busy, dropped = threading.Barrier(3, timeout=10), threading.Event()
+    weakref.finalize(parts[3], dropped.set)
 
     def job(part):
-        begun.append(part)
-        time.sleep(0.01)
-        return part
+        begun.append(part.number)
+        if part.number:
+            both_busy.wait()
+            assert dropped.wait(10)
 
-    results = in_order(job, range(1000), 2)
+    results = in_order(job, (parts.pop(0) for _ in range(5)), 2)
     next(results)
-    results.close()
-    seen = len(begun)
-    assert seen < 20
+    both_busy.wait()
+    results.close()  # returns when the two that wait have seen that the fourth is gone
+    assert sorted(begun) == [0, 1, 2]
     assert not [t for t in threading.enumerate() if t.name.startswith("mrnn-worker")]
-    assert len(begun) == seen
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -44,11 +44,6 @@ _INTERPOLATIONS = {
 }
 
 
-def default_cache() -> Path:
-    """Return the folder where features are kept when nobody names another."""
-    return Path.home() / ".cache" / "mrnn"
-
-
 def features(
     backbone: Backbone, paths: Sequence[Path], view: str, cache: Path, *, name: str = "unnamed"
 ) -> NDArray[np.float16]:

@@ -45,9 +45,14 @@ class Gallery:
     errors: Mapping[Path, ImageError]
 
 
+def cache_folder() -> Path:
+    """Return the folder below which all caches are kept where no other is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mrnn")
+
+
 def default_cache() -> Path:
-    """Return the folder where encoded photos are kept when nobody names another."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mrnn", "search")
+    """Return the folder where encoded photos are kept where no other is named."""
+    return cache_folder() / "search"
 
 
 def open_gallery(

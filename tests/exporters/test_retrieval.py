@@ -140,13 +140,13 @@ def evaluate(*args: object):
     return CliRunner().invoke(app, ["evaluate", *map(str, args)])
 
 
-def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
+def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     given = ["--dataset", "folder", "--root", corpus, "--task", "retrieval", "--background", 3]
-    found = evaluate(
-        tiny_bundle, *given, "--cache", tmp_path, "--json", tmp_path / "r.json", "--provider", "cpu"
-    )
+    found = evaluate(tiny_bundle, *given, "--json", tmp_path / "r.json", "--provider", "cpu")
     assert found.exit_code == 0, found.output
     assert "photo to sentence" in found.output
+    assert (tmp_path / "home" / "mrnn" / "retrieval").is_dir()
     record = json.loads((tmp_path / "r.json").read_text())
     expected = run(
         tiny_bundle, dataset="folder", root=corpus, cache=tmp_path, background=3, provider="cpu"

@@ -150,15 +150,15 @@ def evaluate(
     command = f"mrnn evaluate {name} --dataset {dataset} --root DIR{typed}"
     report: Report | RetrievalReport
     if task == "retrieval":
-        from mrnn_exporters.features import default_cache
         from mrnn_exporters.retrieval import BACKGROUND
         from mrnn_exporters.retrieval import run as retrieve
+        from mrnn_runtime.retrieval.gallery import cache_folder
 
         report = retrieve(
             bundle,
             dataset=dataset,
             root=root,
-            cache=cache or default_cache(),
+            cache=cache or cache_folder(),
             split=split,
             background=BACKGROUND if background is None else background,
             seed=seed or 0,

@@ -88,9 +88,9 @@ def train(
 ) -> None:
     """Train a captioner on images and captions."""
     from mrnn_exporters import train as trainer
-    from mrnn_exporters.features import default_cache
     from mrnn_exporters.runs import TrainConfig
     from mrnn_exporters.starts import INHERITED, open_start
+    from mrnn_runtime.retrieval.gallery import cache_folder
 
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -118,7 +118,7 @@ def train(
         sizes = old["sizes"] | changes.pop("sizes", {})
         changes = {name: old[name] for name in INHERITED} | {"sizes": sizes} | changes
     config = TrainConfig(datasets=data_sets(dataset, root or ()), **changes)
-    trainer.run(config, output, cache=cache or default_cache(), resume=resume)
+    trainer.run(config, output, cache=cache or cache_folder(), resume=resume)
 
 
 def export(

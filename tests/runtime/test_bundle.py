@@ -316,7 +316,7 @@ def test_a_state_that_is_handed_on_twice(tiny_copy):
 
 @pytest.fixture(scope="module")
 def scratch(tiny_bundle, tmp_path_factory):
-    """A copy that a property may damage, if it mends it again."""
+    """A copy that a property may damage, if it restores it."""
     return shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("scratch") / "bundle")
 
 

@@ -455,7 +455,7 @@ def test_a_command_of_two_plugins_names_both_when_it_is_used(mrnn, install):
     install("one", PLUGIN.replace('"turn"', '"one"'))
     install("two", PLUGIN.replace('"turn"', '"two"'))
     assert mrnn("--help").code == 0
-    result = mrnn("hello", "you", "--loud")
+    result = mrnn("hello", "you", "--shout")
     assert (result.code, result.out) == (3, "")
     assert "'hello' is claimed by one-dist (plugin one) and two-dist (plugin two)" in result.err
     statuses = {r["name"]: r["status"] for r in json.loads(mrnn("plugins", "--json").out)}

@@ -1,4 +1,4 @@
-"""No silent fallback: a provider that was named runs, or the error says how to mend it.
+"""No silent fallback: a provider that was named runs, or the error says how to fix it.
 
 There is no GPU where these tests run, so a stand-in plays ONNX Runtime with one: good, broken, or
 mixed up. What it does is what the real wheels did when they were tried.

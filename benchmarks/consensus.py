@@ -142,8 +142,8 @@ def against_pycocoevalcap(repeats: int) -> list[Row]:
 
     def whole() -> list[float]:
         ((near, _),) = references.nearest(photo, NEIGHBOURS)
-        found = cider_d(hypotheses, references.captions_of(near), references.frequencies)
-        return mean_of_largest(found, LARGEST)
+        similarities = cider_d(hypotheses, references.captions_of(near), references.frequencies)
+        return mean_of_largest(similarities, LARGEST)
 
     mine, other, bleu, one, eight, all_of_it = milliseconds(
         repeats,

@@ -243,7 +243,7 @@ def medians(
             call()
 
     times = in_turns(repeats, lambda: often(ours), lambda: often(theirs))
-    first, second = (statistics.median(found) * 1000 / inner for found in times)
+    first, second = (statistics.median(side) * 1000 / inner for side in times)
     return first, second
 
 
@@ -289,14 +289,14 @@ def measure(
     what = f"beam {BEAMS}, {PHOTOS} photos, finished images leave"
     rows.append(Row(what, *times, f"the same, {LONGEST} steps for all", 1.5))
     captions = Beam().decode(ending, images, natural)
-    mine = [found[0].tokens for found in Beam().decode(model, images, fixed)]
+    mine = [candidates[0].tokens for candidates in Beam().decode(model, images, fixed)]
     same = [
         one[: STEPS - 1] == tuple(other[: STEPS - 1].tolist())
         for one, other in zip(mine, loop.beam(features, STEPS - 1), strict=True)
     ]
     return rows, {
         "sentences that both sides agree on": statistics.mean(same),
-        "words of a caption": statistics.mean(len(found[0].tokens) for found in captions),
+        "words of a caption": statistics.mean(len(best.tokens) for best, *_ in captions),
         "vocabulary": model.vocabulary_size,
     }
 

@@ -86,8 +86,10 @@ def turns(
 ) -> dict[str, list[float]]:
     """Let all take turns; return their times in ms a photo."""
     times = in_turns(repeats, *calls.values())
-    found = zip(calls, times, strict=True)
-    return {name: [seconds * 1000 / photos for seconds in mine] for name, mine in found}
+    return {
+        name: [seconds * 1000 / photos for seconds in mine]
+        for name, mine in zip(calls, times, strict=True)
+    }
 
 
 def row(
@@ -100,11 +102,11 @@ def row(
 ) -> Row:
     """Return the row of two lists of times."""
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    found = Row(
+    measured = Row(
         what, statistics.median(ours), statistics.median(theirs), unit, against, ratio, target
     )
-    print(line(found), flush=True)
-    return found
+    print(line(measured), flush=True)
+    return measured
 
 
 def line(one: Row) -> str:
@@ -425,17 +427,17 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as place:
-        found = find_images([given.photos]) if given.photos else make_photos(Path(place), 64)
-        many = (found * -(-FOLDER // len(found)))[:FOLDER]
+        photos = find_images([given.photos]) if given.photos else make_photos(Path(place), 64)
+        many = (photos * -(-FOLDER // len(photos)))[:FOLDER]
         captioner = load(given.model, provider="cpu", threads=1)
         parts: dict[str, Callable[[], list[Row]]] = {
-            "torch": lambda: against_torch(given.run, found[:16], given.repeats),
+            "torch": lambda: against_torch(given.run, photos[:16], given.repeats),
             "folder": lambda: folder(captioner, many, given.repeats),
-            "int8": lambda: integers(captioner, found[:16], given.repeats),
-            "cold": lambda: cold(given.model, found[0], given.repeats),
+            "int8": lambda: integers(captioner, photos[:16], given.repeats),
+            "cold": lambda: cold(given.model, photos[0], given.repeats),
         }
         wanted = [given.only] if given.only else list(parts)
-        parts["architectures"] = lambda: architectures(captioner, found, given.repeats)
+        parts["architectures"] = lambda: architectures(captioner, photos, given.repeats)
         print(HEADER)
         rows = [one for name in wanted for one in parts[name]()]
     machine = f"{platform.system()} {platform.machine()}, {cores()} cores"

@@ -112,12 +112,12 @@ def measure(captioner: Captioner, said: list[tuple[int, ...]], repeats: int) -> 
 def sample(captioner: Captioner, count: int, random: np.random.Generator) -> list[tuple[int, ...]]:
     """Return different sentences, as the model would say them of noise."""
     options = captioner.options(n_best=20)
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < count:
+    sentences: dict[tuple[int, ...], None] = {}
+    while len(sentences) < count:
         some = noise(captioner, 8, random)
         for row in captioner.decode(some, decoder="sample", options=options):
-            found |= {candidate.tokens: None for candidate in row}
-    return list(found)[:count]
+            sentences |= {candidate.tokens: None for candidate in row}
+    return list(sentences)[:count]
 
 
 def noise(captioner: Captioner, count: int, random: np.random.Generator) -> EncodedImages:

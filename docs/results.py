@@ -196,8 +196,8 @@ def retrieval(systems: dict[str, System]) -> str:
     reports = {name: s.retrieval for name, s in systems.items() if s.retrieval}
     lines = []
     for name, report in reports.items():
-        found = [report[task] for task in ("sentence_retrieval", "image_retrieval")]
-        lines.append([name, *(f"{task[rank]:.1f}" for task in found for rank in RANKS)])
+        tasks = [report[task] for task in ("sentence_retrieval", "image_retrieval")]
+        lines.append([name, *(f"{task[rank]:.1f}" for task in tasks for rank in RANKS)])
     paper = "14.5 37.2 48.5 11 11.5 31.0 42.4 15"
     lines.append(["*paper, m-RNN-AlexNet*", *(f"*{value}*" for value in paper.split())])
     head = ("net", *(f"to sentence {r}" for r in RANKS), *(f"to photo {r}" for r in RANKS))

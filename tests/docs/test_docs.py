@@ -52,15 +52,15 @@ class Block:
 
 
 def blocks_of(page):
-    found = []
+    blocks = []
     for match in FENCE.finditer(page.read_text(encoding="utf-8")):
         language, body, file = match["info"], match["body"], ""
         if language == "{code-block}":
             language = match["rest"].strip()
             head, _, body = body.partition("\n\n")
             file = head.removeprefix(":caption: ")
-        found.append(Block(language, body, file, match["reason"] or ""))
-    return found
+        blocks.append(Block(language, body, file, match["reason"] or ""))
+    return blocks
 
 
 @pytest.fixture(scope="session")

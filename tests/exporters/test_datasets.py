@@ -42,9 +42,9 @@ def flickr8k(tmp_path: Path) -> Path:
 
 
 def test_flickr8k_keeps_the_order_of_its_list_and_of_the_captions(flickr8k: Path) -> None:
-    found = datasets.read("flickr8k", flickr8k, "train")
-    assert [e.path.name for e in found] == ["2_ab.jpg", "0_ab.jpg"]
-    assert found[0].captions == tuple(f"A dog {k} of 2_ab.jpg ." for k in range(5))
+    actual = datasets.read("flickr8k", flickr8k, "train")
+    assert [e.path.name for e in actual] == ["2_ab.jpg", "0_ab.jpg"]
+    assert actual[0].captions == tuple(f"A dog {k} of 2_ab.jpg ." for k in range(5))
     assert [e.path.name for e in datasets.read("flickr8k", flickr8k, "dev")] == ["1_ab.jpg"]
 
 
@@ -114,11 +114,11 @@ def test_iapr_sentences_end_in_semicolons_and_files_are_latin_1(tmp_path: Path) 
     write(folder / "01/7.eng", ENG.format(n="01/7", text=" "), "iso-8859-1")
     touch(tmp_path / "images", ["00/25.jpg", "01/1000.jpg"])
     write(tmp_path / "train.txt", "00/25\n01/1000\n")
-    found = datasets.read("iapr-tc12", tmp_path, "train")
-    assert [e.path for e in found] == [
+    actual = datasets.read("iapr-tc12", tmp_path, "train")
+    assert [e.path for e in actual] == [
         tmp_path / "images" / n for n in ("00/25.jpg", "01/1000.jpg")
     ]
-    assert found[0].captions == ("a caf\xe9 & a church", "two people in the foreground")
+    assert actual[0].captions == ("a caf\xe9 & a church", "two people in the foreground")
 
 
 def test_iapr_names_the_file_that_lacks_a_tag(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def hundreds(root: Path, there: int) -> Path:
 
 def test_few_missing_photos_are_counted_and_named(tmp_path: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        found = datasets.read("folder", hundreds(tmp_path, 198), "train")
-    assert len(found) == 198
+        actual = datasets.read("folder", hundreds(tmp_path, 198), "train")
+    assert len(actual) == 198
     assert "2 of 200: 198.jpg, 199.jpg" in caplog.text
 
 

@@ -77,11 +77,11 @@ def test_perplexity_is_that_of_the_net_in_numpy(tiny_bundle: Path, corpus: Path)
     photos = [read_image(corpus / f"{i}.png", preprocess) for i in range(len(CAPTIONS))]
     sums = [net.log_prob(p, w) for p, said in zip(photos, ids, strict=True) for w in said if w]
     words = sum(len(w) + 1 for said in ids for w in said if w)
-    found = plain_run(tiny_bundle, corpus).perplexity
-    assert found.value == pytest.approx(2 ** (-sum(sums) / np.log(2) / words), rel=1e-5)
-    assert found.words == words
-    assert found.unknown == 1, "the one word that the vocabulary lacks"
-    assert (found.vocabulary_size, found.min_count) == (12, None)
+    report = plain_run(tiny_bundle, corpus).perplexity
+    assert report.value == pytest.approx(2 ** (-sum(sums) / np.log(2) / words), rel=1e-5)
+    assert report.words == words
+    assert report.unknown == 1, "the one word that the vocabulary lacks"
+    assert (report.vocabulary_size, report.min_count) == (12, None)
 
 
 @given(
@@ -121,17 +121,17 @@ def test_the_captions_are_those_of_mrnn_caption(tiny_bundle: Path, corpus: Path)
         for path, text in zip(paths, said, strict=True)
     ]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    found = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
-    assert found.measures["ROUGE-L"] == pytest.approx(1.0)
-    assert found.search["decoder"] == "greedy"
+    report = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    assert report.measures["ROUGE-L"] == pytest.approx(1.0)
+    assert report.search["decoder"] == "greedy"
 
 
 def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> None:
-    found = plain_run(tiny_bundle, corpus, search=Search(beam_size=2, length_penalty=0.5), limit=2)
-    assert (found.images, found.captions, found.split) == (2, 5, "test")
-    assert found.model["name"] == "tiny"
-    assert re.fullmatch("[0-9a-f]{64}", found.model["sha256"])
-    assert found.search == {
+    report = plain_run(tiny_bundle, corpus, search=Search(beam_size=2, length_penalty=0.5), limit=2)
+    assert (report.images, report.captions, report.split) == (2, 5, "test")
+    assert report.model["name"] == "tiny"
+    assert re.fullmatch("[0-9a-f]{64}", report.model["sha256"])
+    assert report.search == {
         "decoder": "beam",
         "reranker": "none",
         "beam_size": 2,
@@ -140,28 +140,28 @@ def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> N
         "max_length": 8,
         "no_repeat_ngram": 0,
     }
-    assert (found.tokeniser, found.provider) == ("plain", "CPUExecutionProvider")
-    assert json.loads(json.dumps(asdict(found)))["measures"]["BLEU-4"] <= 1
+    assert (report.tokeniser, report.provider) == ("plain", "CPUExecutionProvider")
+    assert json.loads(json.dumps(asdict(report)))["measures"]["BLEU-4"] <= 1
 
 
 def test_rerankers_choose_among_the_same_candidates(tiny_bundle: Path, corpus: Path) -> None:
     search = Search(beam_size=4, rerankers=("none", "log-prob", "length-normalised"), oracle=True)
-    found = plain_run(tiny_bundle, corpus, search=search)
-    assert [row.reranker for row in found.rows] == [
+    report = plain_run(tiny_bundle, corpus, search=search)
+    assert [row.reranker for row in report.rows] == [
         "none",
         "log-prob",
         "length-normalised",
         "oracle",
     ]
-    assert found.measures == found.rows[0].measures
+    assert report.measures == report.rows[0].measures
     captioner = load(tiny_bundle, provider="cpu")
-    for row in found.rows[:3]:
+    for row in report.rows[:3]:
         captions = captioner.caption(
             sorted(corpus.glob("*.png")), beam_size=4, reranker=row.reranker
         )
         texts = [caption.text for caption in captions]
         assert row.measures == measure(CAPTIONS, texts, tokeniser="plain").values
-    assert found.rows[3].measures["CIDEr"] == max(row.measures["CIDEr"] for row in found.rows)
+    assert report.rows[3].measures["CIDEr"] == max(row.measures["CIDEr"] for row in report.rows)
 
 
 def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) -> None:
@@ -173,10 +173,10 @@ def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) 
         for path, text in zip(paths, worst, strict=True)
     ]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    found = plain_run(tiny_bundle, corpus, search=Search(beam_size=4, oracle=True))
-    assert [row.reranker for row in found.rows] == ["none", "oracle"]
-    assert found.rows[1].measures["ROUGE-L"] == pytest.approx(1)
-    assert found.rows[0].measures["ROUGE-L"] < 1
+    report = plain_run(tiny_bundle, corpus, search=Search(beam_size=4, oracle=True))
+    assert [row.reranker for row in report.rows] == ["none", "oracle"]
+    assert report.rows[1].measures["ROUGE-L"] == pytest.approx(1)
+    assert report.rows[0].measures["ROUGE-L"] < 1
 
 
 def test_k_and_m_are_swept_without_decoding_again(
@@ -195,9 +195,9 @@ def test_k_and_m_are_swept_without_decoding_again(
         m=(1, 2),
         references=tmp_path / "r",
     )
-    found = plain_run(tiny_bundle, corpus, search=search)
+    report = plain_run(tiny_bundle, corpus, search=search)
     assert len(calls) == 1
-    assert [(row.reranker, row.k, row.m) for row in found.rows] == [
+    assert [(row.reranker, row.k, row.m) for row in report.rows] == [
         ("none", None, None),
         ("consensus-cider", 1, 1),
         ("consensus-cider", 1, 2),
@@ -241,8 +241,8 @@ def test_a_few_broken_photos_are_left_out(tiny_bundle: Path, corpus: Path, make_
     paths[50].write_bytes(b"no photo")
     records = [{"file": p.name, "captions": ["a dog"], "split": "test"} for p in paths]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    found = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
-    assert (found.images, found.captions, found.perplexity.words) == (100, 100, 300)
+    report = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    assert (report.images, report.captions, report.perplexity.words) == (100, 100, 300)
 
 
 @pytest.fixture

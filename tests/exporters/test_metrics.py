@@ -28,28 +28,28 @@ def no_java(tmp_path: Path, monkeypatch) -> None:
 
 def test_identical_captions_are_perfect_whatever_their_case_and_punctuation() -> None:
     captions = [group[0].upper().replace(" .", "!") for group in REFERENCES]
-    found = measure(REFERENCES, captions, tokeniser="plain").values
-    assert [found[name] for name in BLEU] == pytest.approx([1.0] * 4)
-    assert found["ROUGE-L"] == pytest.approx(1.0)
+    measured = measure(REFERENCES, captions, tokeniser="plain").values
+    assert [measured[name] for name in BLEU] == pytest.approx([1.0] * 4)
+    assert measured["ROUGE-L"] == pytest.approx(1.0)
 
 
 def test_bleu_by_hand() -> None:
     # Six of eight words, three of seven pairs, as long as the reference: no brevity penalty.
-    found = measure(
+    measured = measure(
         [["a man in a hat rides a horse"]],
         ["a man in hat rides the brown horse"],
         tokeniser="plain",
     )
-    assert found.values["BLEU-1"] == pytest.approx(6 / 8)
-    assert found.values["BLEU-2"] == pytest.approx((6 / 8 * 3 / 7) ** 0.5)
+    assert measured.values["BLEU-1"] == pytest.approx(6 / 8)
+    assert measured.values["BLEU-2"] == pytest.approx((6 / 8 * 3 / 7) ** 0.5)
 
 
 def test_rouge_by_hand() -> None:
     # Longest common subsequence 2, precision 2/4, recall 2/3, beta 1.2.
-    found = measure([["dogs run fast"]], ["dogs that run away"], tokeniser="plain").values
+    measured = measure([["dogs run fast"]], ["dogs that run away"], tokeniser="plain").values
     precision, recall, beta = 2 / 4, 2 / 3, 1.2**2
     wanted = (1 + beta) * precision * recall / (recall + beta * precision)
-    assert found["ROUGE-L"] == pytest.approx(wanted)
+    assert measured["ROUGE-L"] == pytest.approx(wanted)
 
 
 def test_captions_of_the_wrong_photos_are_worse() -> None:
@@ -62,10 +62,10 @@ def test_captions_of_the_wrong_photos_are_worse() -> None:
 
 @needs_java
 def test_with_java_there_is_meteor_and_the_real_tokeniser(capfd) -> None:
-    found = measure(REFERENCES, [g[0] for g in REFERENCES])
-    assert list(found.values) == [*BLEU, "METEOR", "ROUGE-L", "CIDEr"]
-    assert found.values["METEOR"] == pytest.approx(1.0)
-    assert found.tokeniser == "ptb"
+    measured = measure(REFERENCES, [g[0] for g in REFERENCES])
+    assert list(measured.values) == [*BLEU, "METEOR", "ROUGE-L", "CIDEr"]
+    assert measured.values["METEOR"] == pytest.approx(1.0)
+    assert measured.tokeniser == "ptb"
     assert capfd.readouterr() == ("", "")
 
 
@@ -83,9 +83,9 @@ def test_ptb_is_pycocoevalcaps_tokeniser() -> None:
 
 
 def test_without_java_the_row_says_plain(no_java) -> None:
-    found = measure(REFERENCES, [g[0] for g in REFERENCES])
-    assert found.tokeniser == "plain"
-    assert "METEOR" not in found.values
+    measured = measure(REFERENCES, [g[0] for g in REFERENCES])
+    assert measured.tokeniser == "plain"
+    assert "METEOR" not in measured.values
     with pytest.raises(UsageError, match="needs Java"):
         measure(REFERENCES, [g[0] for g in REFERENCES], tokeniser="ptb")
 

@@ -150,9 +150,9 @@ def scaled(factor: Tensor, net: nn.Module, logits: Tensor) -> Tensor:
 
 
 CELLS = {
-    cells.it_encodes_images: changed(encode=lambda net, found: (found[0] - found[0].mean(0),)),
+    cells.it_encodes_images: changed(encode=lambda net, inputs: (inputs[0] - inputs[0].mean(0),)),
     cells.a_step_returns_the_state_that_it_declares: changed(step=lambda net, step: WideStep(step)),
-    cells.teacher_forcing_equals_steps: changed(encode=lambda net, found: (2 * found[0],)),
+    cells.teacher_forcing_equals_steps: changed(encode=lambda net, inputs: (2 * inputs[0],)),
     cells.it_runs_without_chance_in_eval_mode: changed(
         forward=lambda net, logits: logits + torch.rand(1)
     ),

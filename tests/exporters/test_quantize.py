@@ -106,13 +106,13 @@ def pixels(count: int) -> np.ndarray:
 def test_the_bundle_is_whole_and_says_nearly_the_same(
     cnn_bundle: Path, photos: list[Example], tmp_path: Path
 ) -> None:
-    bundle, found, kept = quantize.run(cnn_bundle, tmp_path / "int8", photos)
+    bundle, measured, kept = quantize.run(cnn_bundle, tmp_path / "int8", photos)
     assert (bundle.name, bundle.precision, kept) == ("tiny-int8", "int8", [])
     assert bundle == load_bundle(tmp_path / "int8")
-    assert 0.9 <= found.agreement <= 1
-    assert found.photos == 10
-    assert len(found.cider) == 2
-    assert bundle.training["quantized"]["agreement"] == found.agreement
+    assert 0.9 <= measured.agreement <= 1
+    assert measured.photos == 10
+    assert len(measured.cider) == 2
+    assert bundle.training["quantized"]["agreement"] == measured.agreement
     assert "## int8" in bundle.file("MODEL_CARD.md").read_text()
     old, new = (load(folder, provider="cpu") for folder in (cnn_bundle, bundle.folder))
     images = pixels(20)
@@ -287,10 +287,10 @@ def test_references_come_along(
     references.build(source, made, sets=[("folder", str(corpus))], keep_captions=True)
     references.add(made, source, reranker="consensus-cider", k=3, m=2, default=True)
     bundle, _, _ = quantize.run(source, tmp_path / "int8", photos)
-    found, old = load_references(bundle), load_references(load_bundle(source))
+    loaded, old = load_references(bundle), load_references(load_bundle(source))
     assert caplog.records == []
-    assert found.images == old.images
-    np.testing.assert_array_equal(found.features.numbers, old.features.numbers)
+    assert loaded.images == old.images
+    np.testing.assert_array_equal(loaded.features.numbers, old.features.numbers)
     facts = json.loads((bundle.folder / "references" / "references.json").read_text())
     assert facts["source"] == "folder train; features by the encoder of tiny 1.0"
     assert (bundle.folder / "references" / "captions.jsonl").read_bytes() == (

@@ -45,9 +45,9 @@ def test_samples_follow_the_net(builder) -> None:
         logits = net.step()(torch.tensor([BOS]), *images, *state)[0][0]
     logits[[0, 1, 2, 3]] = -torch.inf
     expected = torch.softmax(logits, 0).numpy() * 4000
-    found = np.bincount([row[0] for row in drawn], minlength=13)
+    actual = np.bincount([row[0] for row in drawn], minlength=13)
     kept = expected > 0
-    chi = ((found - expected)[kept] ** 2 / expected[kept]).sum()
+    chi = ((actual - expected)[kept] ** 2 / expected[kept]).sum()
     assert chi < 33  # 8 degrees of freedom: p < .0001
 
 

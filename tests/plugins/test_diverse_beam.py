@@ -50,8 +50,8 @@ def cases(draw):
 @given(cases(), st.floats(0, 5))
 @settings(max_examples=150, deadline=None)
 def test_one_group_is_beam_search(case, strength):
-    found = DiverseBeam(groups=1, strength=strength).decode(*case)
-    assert found == Beam().decode(*case)
+    decoded = DiverseBeam(groups=1, strength=strength).decode(*case)
+    assert decoded == Beam().decode(*case)
 
 
 @given(cases(), st.integers(1, 3))
@@ -60,8 +60,8 @@ def test_groups_that_do_not_mind_each_other_find_what_a_small_beam_finds(case, g
     model, images, options = case
     small = options.beam_size
     options = replace(options, beam_size=groups * small)
-    found = DiverseBeam(groups=groups, strength=0.0).decode(model, images, options)
-    assert found == Beam().decode(model, images, replace(options, beam_size=small))
+    decoded = DiverseBeam(groups=groups, strength=0.0).decode(model, images, options)
+    assert decoded == Beam().decode(model, images, replace(options, beam_size=small))
 
 
 @given(cases(), st.integers(1, 4), st.sampled_from([0.5, 3.0]))
@@ -72,9 +72,9 @@ def test_candidates_are_ranked_unique_and_independent_of_the_batch(case, groups,
     together = decoder.decode(model, images, options)
     alone = [images.take(np.array([i])) for i in range(len(images))]
     assert together == [decoder.decode(model, one, options)[0] for one in alone]
-    for found in together:
-        assert found == rank(found, options.n_best)
-        assert len({candidate.tokens for candidate in found}) == len(found)
+    for candidates in together:
+        assert candidates == rank(candidates, options.n_best)
+        assert len({candidate.tokens for candidate in candidates}) == len(candidates)
 
 
 @given(cases())
@@ -83,7 +83,7 @@ def test_fewer_candidates_are_the_first_of_more(case):
     model, images, options = case
     few = DiverseBeam().decode(model, images, options)
     many = DiverseBeam().decode(model, images, replace(options, n_best=50))
-    assert few == [found[: options.n_best] for found in many]
+    assert few == [candidates[: options.n_best] for candidates in many]
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,17 @@ def test_a_group_pays_for_the_words_of_the_groups_before_it(strength, words):
 
 def test_the_penalty_is_part_of_no_score():
     options = DecodeOptions(beam_size=3, n_best=3, length_penalty=1.0)
-    found = DiverseBeam(strength=3.0).decode(Bigrams(SURE), encoded_images(1), options)[0]
+    candidates = DiverseBeam(strength=3.0).decode(Bigrams(SURE), encoded_images(1), options)[0]
     chances = [0.8 * 0.9, 0.15 * 0.9, 0.05 * 0.9]
-    assert [one.log_prob for one in found] == pytest.approx(np.log(chances))
-    assert [one.score for one in found] == pytest.approx(np.log(chances) / 2)
+    assert [one.log_prob for one in candidates] == pytest.approx(np.log(chances))
+    assert [one.score for one in candidates] == pytest.approx(np.log(chances) / 2)
 
 
 def test_the_end_sign_costs_nothing():
     """All groups end after one word, although the first has ended there as well."""
     options = DecodeOptions(beam_size=3, n_best=9)
-    found = DiverseBeam(strength=3.0).decode(Bigrams(SURE), encoded_images(1), options)[0]
-    assert {one.tokens for one in found} == {(A,), (B,), (C,)}
+    candidates = DiverseBeam(strength=3.0).decode(Bigrams(SURE), encoded_images(1), options)[0]
+    assert {one.tokens for one in candidates} == {(A,), (B,), (C,)}
 
 
 def test_all_groups_of_all_images_are_rows_of_one_step():
@@ -169,8 +169,10 @@ def test_its_captions_differ_more_than_those_of_beam_search():
     def distinct(decoder):
         """Return the share of different 2-grams among all of an image's, on average."""
         shares = []
-        for found in (row for model in models for row in decoder.decode(model, images, options)):
-            pairs = [pair for one in found for pair in pairwise((1, *one.tokens))]
+        for candidates in (
+            row for model in models for row in decoder.decode(model, images, options)
+        ):
+            pairs = [pair for one in candidates for pair in pairwise((1, *one.tokens))]
             shares.append(len(set(pairs)) / len(pairs))
         return np.mean(shares)
 

@@ -104,10 +104,10 @@ def test_a_model_without_references_is_an_error(bundle):
 def test_captions_are_chosen_by_it(tiny_bundle, folder, tmp_path):
     (tmp_path / "a.ppm").write_bytes(b"P6 16 16 255\n" + bytes(range(256)) * 3)
     options = RerankOptions(references=folder)
-    (found,) = load(tiny_bundle, provider="cpu").caption(
+    (caption,) = load(tiny_bundle, provider="cpu").caption(
         tmp_path, beam_size=5, n_best=5, reranker="visual-words", rerank=options
     )
-    scores = [one.rerank_score for one in found.candidates]
-    assert found.reranker == "visual-words"
+    scores = [one.rerank_score for one in caption.candidates]
+    assert caption.reranker == "visual-words"
     assert len(scores) > 1
     assert scores == sorted(scores, reverse=True)

@@ -52,12 +52,12 @@ def check(folder: Path, *, model: str, kills: int, seed: int, form: str) -> str:
             wait = numbers.uniform(0, seconds)
             killed += run(folder, output, model=model, form=form, kill_after=wait) < 0
         code = run(folder, output, model=model, form=form, kill_after=None)
-        expected, found = (sorted(p.read_text().splitlines()) for p in (whole, output))
-        print(f"{killed} of {kills} runs were killed, {len(found)} lines, last exit code {code}")
+        expected, resumed = (sorted(p.read_text().splitlines()) for p in (whole, output))
+        print(f"{killed} of {kills} runs were killed, {len(resumed)} lines, last exit code {code}")
         if code:
             return f"the last run exits with {code}"
-        if found != expected:
-            missing, more = set(expected) - set(found), set(found) - set(expected)
+        if resumed != expected:
+            missing, more = set(expected) - set(resumed), set(resumed) - set(expected)
             return f"{len(missing)} records are missing, {len(more)} are others or there twice"
         return "" if killed else "no run lived long enough to be killed"
 

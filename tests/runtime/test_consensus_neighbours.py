@@ -29,8 +29,8 @@ def brute_force(stored, photo, k, leave_out=0.0):
     return [i for _, i in ranked], [d for d, _ in ranked]
 
 
-def as_lists(found):
-    return [(rows.tolist(), distances.tolist()) for rows, distances in found]
+def as_lists(neighbours):
+    return [(rows.tolist(), distances.tolist()) for rows, distances in neighbours]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
@@ -44,8 +44,8 @@ def test_neighbours_are_those_of_brute_force(dtype, data):
     photos = np.concatenate([features[:3], random_features(3, size, 7)])
     k, leave_out = data.draw(st.integers(1, 70)), data.draw(st.sampled_from([0.0, 0.01, 0.9]))
     stored = rounded(features, dtype)
-    found = as_lists(nearest(stored, photos, k, leave_out=leave_out))
-    assert found == [brute_force(stored, photo, k, leave_out) for photo in photos]
+    actual = as_lists(nearest(stored, photos, k, leave_out=leave_out))
+    assert actual == [brute_force(stored, photo, k, leave_out) for photo in photos]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
@@ -89,8 +89,8 @@ def test_a_memory_map_read_in_blocks_gives_the_same(dtype, tmp_path, monkeypatch
     monkeypatch.setattr(neighbours, "_NUMBERS", 16 * 7)
     monkeypatch.setattr(neighbours, "_MAPPED", 16 * 30)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    found = nearest(dataclasses.replace(stored, numbers=mapped), photos, 30)
-    assert as_lists(found) == expected
+    actual = nearest(dataclasses.replace(stored, numbers=mapped), photos, 30)
+    assert as_lists(actual) == expected
 
 
 def test_rounding_is_fine_enough():
@@ -99,9 +99,9 @@ def test_rounding_is_fine_enough():
     for dtype, error in (("int8", 5 / 127 / 2), ("float16", 5 * 2**-11)):
         stored = rounded(features, dtype)
         assert stored.numbers.dtype == dtype
-        found = stored.exact(np.arange(20))
-        np.testing.assert_allclose(found, features, rtol=0, atol=error)
-        np.testing.assert_allclose(stored.squares, (found**2).sum(axis=1), rtol=1e-5)
+        actual = stored.exact(np.arange(20))
+        np.testing.assert_allclose(actual, features, rtol=0, atol=error)
+        np.testing.assert_allclose(stored.squares, (actual**2).sum(axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

@@ -69,8 +69,8 @@ def pycocoevalcap(hypotheses, said):
 @given(SAID, st.lists(WORDS, min_size=1, max_size=4))
 def test_cider_d_is_that_of_pycocoevalcap(said, hypotheses):
     references = build(said)
-    found = cider_d(hypotheses, everything(references), references.frequencies)
-    np.testing.assert_allclose(found, pycocoevalcap(hypotheses, said), rtol=0, atol=1e-6)
+    similarities = cider_d(hypotheses, everything(references), references.frequencies)
+    np.testing.assert_allclose(similarities, pycocoevalcap(hypotheses, said), rtol=0, atol=1e-6)
 
 
 def test_cider_d_is_that_of_pycocoevalcap_on_a_corpus():
@@ -85,16 +85,16 @@ def test_cider_d_is_that_of_pycocoevalcap_on_a_corpus():
     said = [[sentence(60) for _ in range(5)] for _ in range(60)]
     hypotheses = [sentence(KNOWN - 4) for _ in range(10)]
     references = build(said)
-    found = cider_d(hypotheses, everything(references), references.frequencies)
-    np.testing.assert_allclose(found, pycocoevalcap(hypotheses, said), rtol=0, atol=1e-6)
-    assert found.max() > 1
+    similarities = cider_d(hypotheses, everything(references), references.frequencies)
+    np.testing.assert_allclose(similarities, pycocoevalcap(hypotheses, said), rtol=0, atol=1e-6)
+    assert similarities.max() > 1
 
 
 @given(SAID, st.lists(WORDS, min_size=1, max_size=4))
 def test_bleu_is_the_mean_f1_of_clipped_ngrams(said, hypotheses):
-    found = bleu_f1(hypotheses, everything(build(said)))
+    similarities = bleu_f1(hypotheses, everything(build(said)))
     captions = [caption for group in said for caption in group]
-    for row, hypothesis in zip(found, hypotheses, strict=True):
+    for row, hypothesis in zip(similarities, hypotheses, strict=True):
         for number, caption in zip(row, captions, strict=True):
             expected = 0.0
             if min(len(hypothesis), len(caption)) >= 4:
@@ -129,14 +129,14 @@ def test_neither_order_nor_company_changes_a_bit(said, hypotheses, random):
     groups = np.repeat(np.arange(len(said)), [len(group) for group in said])
     order = np.concatenate([np.flatnonzero(groups == row) for row in rows])
     for similarity in (lambda h, c: cider_d(h, c, references.frequencies), bleu_f1):
-        found = similarity(hypotheses, together)
-        assert (similarity(hypotheses, shuffled) == found[:, order]).all()
-        for hypothesis, row in zip(hypotheses, found, strict=True):
+        similarities = similarity(hypotheses, together)
+        assert (similarity(hypotheses, shuffled) == similarities[:, order]).all()
+        for hypothesis, row in zip(hypotheses, similarities, strict=True):
             assert (similarity([hypothesis], together)[0] == row).all()
         m = random.randint(1, len(groups) + 3)
-        alone = [mean_of_largest(row[np.newaxis], m)[0] for row in found]
-        assert mean_of_largest(found, m) == alone
-        assert mean_of_largest(found[:, order], m) == alone
+        alone = [mean_of_largest(row[np.newaxis], m)[0] for row in similarities]
+        assert mean_of_largest(similarities, m) == alone
+        assert mean_of_largest(similarities[:, order], m) == alone
 
 
 def test_the_largest_are_averaged_as_far_as_they_go():
@@ -164,19 +164,19 @@ def test_frequencies_are_counted_per_image(said):
 @given(st.lists(st.lists(st.integers(0, 65534), max_size=6), max_size=4))
 def test_ngrams_are_exact(sentences):
     longest, owner = longest_ngrams(sentences)
-    found = Counter()
+    actual = Counter()
     for size, (where, keys) in enumerate(every_ngram(longest), start=1):
         assert (sizes(keys) == size).all()
         for whose, key in zip(owner[where], keys.tolist(), strict=True):
             words = [(key >> 16 * place & 0xFFFF) - 1 for place in range(size)]
             assert key >> 16 * size == 0
-            found[int(whose), tuple(words)] += 1
+            actual[int(whose), tuple(words)] += 1
     expected = Counter()
     for whose, sentence in enumerate(sentences):
         for n in range(1, 5):
             for ngram, count in ngrams(sentence, n).items():
                 expected[whose, ngram] += count
-    assert found == expected
+    assert actual == expected
 
 
 def test_ngrams_are_cut_off_before_unknown_words():

@@ -57,8 +57,8 @@ class Changed:
 
     def decode(self, model, images, options):
         self.calls += 1
-        found = Beam().decode(model, images, self.before(options))
-        return [self.after(row, images) for row in found]
+        decoded = Beam().decode(model, images, self.before(options))
+        return [self.after(row, images) for row in decoded]
 
 
 class Forgetful(Changed):

@@ -49,8 +49,8 @@ def test_captions_are_the_same(plain, bound, decoder):
     options = DecodeOptions(beam_size=3, n_best=3, max_length=8, prefix=(4,), no_repeat_ngram=2)
     encoder, model = plain
     images = encoder.encode(PHOTOS)
-    found = decoder().decode(bound, images, options)
-    assert found == decoder().decode(model, images, options)
+    decoded = decoder().decode(bound, images, options)
+    assert decoded == decoder().decode(model, images, options)
 
 
 def test_rows_are_taken_as_numpy_takes_them(plain, bound):

@@ -56,7 +56,7 @@ def test_a_difference_is_measured(tiny_copy, name, change, ok):
     record(tiny_copy, **{name: array})
     report = replay(tiny_copy)
     assert report.ok is ok
-    assert [key for key, found in report.differences.items() if found != 0] == [name]
+    assert [key for key, difference in report.differences.items() if difference != 0] == [name]
 
 
 def test_the_features_are_compared_by_their_size(tiny_copy):

@@ -179,9 +179,9 @@ def test_a_path_that_is_not_there(tiny_bundle, folder):
     captioner = load(tiny_bundle, provider="cpu", threads=1)
     with pytest.raises(UsageError, match="does not exist"):
         captioner.caption([folder / "none.png"])
-    found = list(captioner.caption([folder / "none.png", folder / "01.png"], missing_ok=True))
-    assert "none.png" in found[0].error.message
-    assert found[1].text
+    captions = list(captioner.caption([folder / "none.png", folder / "01.png"], missing_ok=True))
+    assert "none.png" in captions[0].error.message
+    assert captions[1].text
 
 
 @dataclass
@@ -210,9 +210,9 @@ class TestDeadline:
     @pytest.mark.parametrize("seconds", [1, 3, 5])
     def test_captions_are_cut_when_it_is_over(self, slow, decoder, seconds):
         options = DecodeOptions(deadline_ms=1000 * seconds, max_length=9, n_best=2)
-        found = decoder.decode(slow, encoded_images(3), options)
+        decoded = decoder.decode(slow, encoded_images(3), options)
         assert slow.clock == [float(seconds)], "the model is not asked any more"
-        for candidates in found:
+        for candidates in decoded:
             assert not candidates[0].finished
             assert len(candidates[0].tokens) == seconds
 
@@ -220,8 +220,8 @@ class TestDeadline:
     def test_there_is_a_word_however_late_it_is(self, slow, decoder):
         slow.clock[0] = 0.0
         options = DecodeOptions(deadline_ms=1, max_length=9)
-        found = decoder.decode(slow, encoded_images(2), options)
-        assert [len(candidates[0].tokens) for candidates in found] == [1, 1]
+        decoded = decoder.decode(slow, encoded_images(2), options)
+        assert [len(candidates[0].tokens) for candidates in decoded] == [1, 1]
 
     @pytest.mark.parametrize("decoder", [Greedy(), Beam(), Sample()])
     def test_one_that_is_never_reached_changes_nothing(self, decoder):

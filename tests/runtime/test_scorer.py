@@ -29,15 +29,15 @@ def table_scorer(sentences, seed=0):
 
 def one_by_one(model, images, sentences):
     """The definition: each sentence, fed to each image alone."""
-    found = np.empty((len(images), len(sentences)))
+    log_probs = np.empty((len(images), len(sentences)))
     for i in range(len(images)):
         for j, words in enumerate(sentences):
             state, total = model.start(images.take(np.array([i]))), 0.0
             for token, following in zip([1, *words], [*words, 2], strict=True):
                 scores, state = model.step(np.array([token]), state, 0, full=True)
                 total += float(scores.log_probs[0, following])
-            found[i, j] = total
-    return found
+            log_probs[i, j] = total
+    return log_probs
 
 
 @given(SENTENCES)
@@ -62,8 +62,8 @@ def test_scores_are_those_of_each_sentence_alone(sentences, images, rows):
     encoded = encoded_images(images)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorer, "_ROWS", rows)  # so that levels come in several blocks
-        found = made.log_probs(encoded)
-    np.testing.assert_allclose(found, one_by_one(made.model, encoded, sentences), rtol=1e-12)
+        log_probs = made.log_probs(encoded)
+    np.testing.assert_allclose(log_probs, one_by_one(made.model, encoded, sentences), rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_the_readout_says_what_the_whole_model_says(captioner, sentences, rows):
     assert made.readout is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorer, "_ROWS", rows)
-        found = made.log_probs(images)
+        log_probs = made.log_probs(images)
     whole = replace(made, readout=None).log_probs(images)
-    np.testing.assert_allclose(found, whole, atol=1e-5)
+    np.testing.assert_allclose(log_probs, whole, atol=1e-5)
     np.testing.assert_allclose(whole, one_by_one(captioner.model, images, sentences), atol=1e-5)
 
 

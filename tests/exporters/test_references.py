@@ -42,7 +42,7 @@ def corpus(tmp_path: Path, make_photos) -> Path:
 
 @pytest.fixture
 def references(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> Path:
-    build(tiny_bundle, tmp_path / "references", dataset="folder", root=corpus)
+    build(tiny_bundle, tmp_path / "references", sets=[("folder", str(corpus))])
     return tmp_path / "references"
 
 
@@ -175,7 +175,7 @@ def test_a_kill_leaves_the_bundle_as_it_was_or_as_it_is_to_be(
 ) -> None:
     add(references, tiny_copy)
     other = tmp_path / "other"
-    build(tiny_copy, other, dataset="folder", root=corpus, dtype="float16")
+    build(tiny_copy, other, sets=[("folder", str(corpus))], dtype="float16")
     machine, types = Machine(), []
     for moment in range(1, 1000):
         bundle = Path(shutil.copytree(tiny_copy, tmp_path / str(moment)))
@@ -210,7 +210,8 @@ def test_a_kill_leaves_the_bundle_as_it_was_or_as_it_is_to_be(
     ],
 )
 def test_mistakes_leave_no_folder(tiny_bundle: Path, corpus: Path, tmp_path, options, message):
-    given = {"dataset": "folder", "root": corpus, "provider": "cpu"} | options
+    sets = [(options.pop("dataset", "folder"), str(corpus))]
+    given = {"sets": sets, "provider": "cpu"} | options
     with pytest.raises(UsageError, match=message):
         build(tiny_bundle, tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
@@ -219,7 +220,7 @@ def test_mistakes_leave_no_folder(tiny_bundle: Path, corpus: Path, tmp_path, opt
 def test_no_torch_no_java_no_scipy(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from mrnn_exporters.references import build;"
-        "build(sys.argv[1], Path(sys.argv[2]), dataset='folder', root=Path(sys.argv[3]));"
+        "build(sys.argv[1], Path(sys.argv[2]), sets=[('folder', sys.argv[3])]);"
         "print(*sys.modules)"
     )
     done = subprocess.run(

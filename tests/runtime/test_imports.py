@@ -45,7 +45,7 @@ def test_a_name_is_the_one_that_type_checkers_see():
 
 @pytest.mark.parametrize("module", [build, decoding, kit])
 def test_all_of_a_public_module_is_sorted_and_can_be_imported(module):
-    assert module.__all__ == sorted(module.__all__)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(module, name) for name in module.__all__)
 
 

@@ -155,6 +155,7 @@ def parse(body):
                 context = command.make_context(name, words, parent=context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_code_of_a_page_runs(page, desk):
     names = {"__name__": "docs"}
@@ -223,6 +224,7 @@ def test_every_plugin_that_ships_is_there():
         assert f"`{dist}`" in text, dist
 
 
+@pytest.mark.slow
 def test_sphinx_accepts_all_pages(tmp_path):
     for name in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(name, reason="make docs installs it")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 spec = importlib.util.spec_from_file_location(
     "kill_resume", Path(__file__).with_name("kill_resume.py")
 )

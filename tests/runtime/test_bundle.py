@@ -320,6 +320,7 @@ def scratch(tiny_bundle, tmp_path_factory):
     return shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("scratch") / "bundle")
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 @settings(max_examples=200, deadline=None)
 def test_one_changed_byte_anywhere_is_noticed(scratch, name, where, mask):
@@ -346,6 +347,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_field_may_hold_anything(tiny_bundle, scratch, data):

@@ -180,6 +180,7 @@ def test_a_damaged_bundle_is_3(mrnn, photos, tiny_copy):
     assert hint.startswith("hint: ")
 
 
+@pytest.mark.slow
 def test_a_provider_that_is_not_there_is_3(mrnn, photos, tiny_bundle):
     from mrnn_runtime.engine.providers import probe
 
@@ -270,6 +271,7 @@ def test_verify_of_what_is_no_bundle(mrnn, tmp_path):
     assert mrnn("verify", "nobody").code == 2
 
 
+@pytest.mark.slow
 def test_doctor(mrnn, install, tiny_bundle):
     install("tiny", MODEL.replace("FOLDER", repr(str(tiny_bundle))))
     install("bad", "import a_package_that_is_not_there")
@@ -546,6 +548,7 @@ def test_version_and_help(mrnn):
     assert mrnn().code == 2
 
 
+@pytest.mark.slow
 def test_a_process_keeps_stdout_pure_and_returns_the_codes(photos, tiny_bundle):
     options = ("--model", tiny_bundle, "--provider", "cpu", "--format", "jsonl")
     good = process("caption", photos, *options)

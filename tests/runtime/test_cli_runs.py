@@ -289,6 +289,7 @@ def test_a_signal_before_the_first_image(mrnn, many, monkeypatch, tiny_bundle):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_records(tiny_bundle, many, tmp_path, sent):
     output = tmp_path / "out.jsonl"

@@ -66,6 +66,7 @@ def pycocoevalcap(hypotheses, said):
     return np.reshape(scorer.compute_cider(), (len(hypotheses), -1))
 
 
+@pytest.mark.slow
 @given(SAID, st.lists(WORDS, min_size=1, max_size=4))
 def test_cider_d_is_that_of_pycocoevalcap(said, hypotheses):
     references = build(said)
@@ -90,6 +91,7 @@ def test_cider_d_is_that_of_pycocoevalcap_on_a_corpus():
     assert similarities.max() > 1
 
 
+@pytest.mark.slow
 @given(SAID, st.lists(WORDS, min_size=1, max_size=4))
 def test_bleu_is_the_mean_f1_of_clipped_ngrams(said, hypotheses):
     similarities = bleu_f1(hypotheses, everything(build(said)))
@@ -119,6 +121,7 @@ def test_nothing_is_more_similar_than_the_same_caption(said, hypothesis):
     assert cider[0] == pytest.approx(cider.max(), abs=1e-6)
 
 
+@pytest.mark.slow
 @given(SAID, st.lists(WORDS, min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_neither_order_nor_company_changes_a_bit(said, hypotheses, random):
     references = build(said)

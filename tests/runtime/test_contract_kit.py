@@ -225,6 +225,7 @@ def plugin(tmp_path, monkeypatch):
     sys.modules.pop("loose_plugin", None)
 
 
+@pytest.mark.slow
 def test_a_plugin_is_checked_as_a_whole_without_being_installed(plugin):
     checks = plugin_checks(plugin(PLUGIN))
     assert not [str(check) for check in checks if fails(check)]

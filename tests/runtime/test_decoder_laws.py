@@ -17,6 +17,8 @@ from mrnn_runtime.decoding.sample import Sample
 from mrnn_runtime.testing import TableModel, encoded_images
 from mrnn_runtime.types import Candidate, DecodeOptions
 
+pytestmark = pytest.mark.slow
+
 EOS = 2
 FIRST_WORD = 4  # pad, bos, eos and unk come before it
 DECODERS = (Greedy(), Beam(), Sample())

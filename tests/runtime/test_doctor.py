@@ -7,6 +7,8 @@ import pytest
 
 from mrnn_runtime.cli import doctor
 
+pytestmark = pytest.mark.slow
+
 X86 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n\nprocessor\t: 1\nflags\t: x\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp\n"
 PLENTY = "MemTotal:       8000000 kB\nMemFree:  100 kB\nMemAvailable:    4000000 kB\n"

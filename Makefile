@@ -1,5 +1,5 @@
 # `make demo` captions a few photos, `make test` runs the tests, `make docs` builds the documentation,
-# `make check` is what CI runs.
+# `make check` is what CI runs, `make coverage` says what the tests of the runtime leave out.
 # All of it happens in .venv; Python 3.11 or newer is all that a machine must have.
 
 PY ?= python3
@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check coverage docs bench clean
 
 demo: .venv/.demo
 	@$(BIN)/python examples/demo.py
@@ -26,6 +26,10 @@ check: .venv/.dev .venv/.docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest
+
+# Processes of their own, which some tests start, are not measured.
+coverage: .venv/.dev
+	$(BIN)/python -m pytest tests/runtime tests/plugins --cov --cov-report=term
 
 # Ratios measured side by side, threads pinned; wants an idle machine and takes some minutes.
 bench: .venv/.dev

@@ -22,7 +22,7 @@ from mrnn_runtime.reranking.building import build_references, replace_references
 from mrnn_runtime.reranking.neighbours import check_dtype
 from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.reranking.similarity import cider_d
-from mrnn_runtime.retrieval.gallery import joined
+from mrnn_runtime.retrieval.gallery import cache_folder, joined
 from mrnn_runtime.retrieval.ranking import log_mean, save_background
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Session",
     "blaming",
     "build_references",
+    "cache_folder",
     "check_dtype",
     "cider_d",
     "cores",

@@ -152,7 +152,7 @@ def evaluate(
     if task == "retrieval":
         from mrnn_exporters.retrieval import BACKGROUND
         from mrnn_exporters.retrieval import run as retrieve
-        from mrnn_runtime.retrieval.gallery import cache_folder
+        from mrnn_runtime.build import cache_folder
 
         report = retrieve(
             bundle,

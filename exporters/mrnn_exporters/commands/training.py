@@ -90,7 +90,7 @@ def train(
     from mrnn_exporters import train as trainer
     from mrnn_exporters.runs import TrainConfig
     from mrnn_exporters.starts import INHERITED, open_start
-    from mrnn_runtime.retrieval.gallery import cache_folder
+    from mrnn_runtime.build import cache_folder
 
     given: dict[str, Any] = {
         "epochs": epochs,

@@ -52,63 +52,75 @@ class Beam:
         constraints = Constraints.of(model, options)
         pool = _Pool(len(images), options)
         rows = constraints.begin(images)
+        active, sizes = rows.owner, np.ones(len(images), dtype=np.int64)
         while len(rows):
             # A row gives at most one end sign, so this holds its beam_size best words as well.
             ids, gains, state = constraints.best(rows, options.beam_size + 1)
-            active, parents, tokens, log_prob = _continuations(
-                rows, ids, gains, 2 * options.beam_size
+            parents, tokens, log_prob = _continuations(
+                rows.log_prob, sizes, ids, gains, 2 * options.beam_size
             )
             possible: NDArray[np.bool_] = log_prob > -np.inf
             is_end: NDArray[np.bool_] = tokens == model.tokens.eos
-            ends = possible & is_end & (np.arange(tokens.shape[1]) < options.beam_size)
-            live = possible & ~is_end & (rows.length < options.max_length)
+            ends = possible & is_end
+            ends[:, options.beam_size :] = False
+            live = possible & ~is_end
             cut: NDArray[np.bool_] = gains.max(axis=1) == -np.inf
             if rows.length == options.max_length:
-                cut[:] = True
+                live[:], cut[:] = False, True
                 cut[parents[ends]] = False
-            pool.finish(rows, active, parents, np.where(ends, log_prob, -np.inf))
-            pool.cut(rows, np.flatnonzero(cut))
-            live &= np.cumsum(live, axis=1) <= options.beam_size
-            live &= pool.open(active, np.where(live, log_prob, -np.inf).max(axis=1))[:, np.newaxis]
-            if not live.any():
+            if ends.any():
+                pool.finish(rows, active, parents, np.where(ends, log_prob, -np.inf))
+            if cut.any():
+                pool.cut(rows, np.flatnonzero(cut))
+            live &= live.cumsum(axis=1) <= options.beam_size
+            if pool.full:
+                best = np.where(live, log_prob, -np.inf).max(axis=1)
+                live &= pool.open(active, best)[:, np.newaxis]
+            places = np.flatnonzero(live)
+            if not places.size:
                 break
-            rows = rows.grow(parents[live], tokens[live], log_prob[live], state)
+            sizes = live.sum(axis=1)
+            active, sizes = active[sizes > 0], sizes[sizes > 0]
+            rows = rows.grow(
+                parents.take(places), tokens.take(places), log_prob.take(places), state
+            )
         return [rank(found, options.n_best) for found in pool.found]
 
 
 def _continuations(
-    rows: Hypotheses, ids: NDArray[np.int64], gains: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    log_prob: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    count: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Rank the continuations of each image.
 
     Args:
-        rows: r live hypotheses; those of one image stand together, best first.
+        log_prob: float64 [r], of the live hypotheses; those of one image stand together, best
+            first.
+        sizes: int64 [a], how many each image has, at least one.
         ids: int64 [r, k], tokens that may follow, best first.
         gains: float64 [r, k], their log-probabilities, -inf where forbidden.
         count: how many continuations are wanted per image.
 
     Returns:
-        The images that have rows, int64 [a]; and of each of their c <= ``count`` best
-        continuations, best first: the row that it continues, int64 [a, c]; its token, int64 [a, c];
-        the new sum of log-probabilities, float64 [a, c], -inf where there is no such continuation.
+        Of each image's c <= ``count`` best continuations, best first: the row that it continues,
+        int64 [a, c]; its token, int64 [a, c]; the new sum of log-probabilities, float64 [a, c],
+        -inf where there is no such continuation.
     """
-    starts = np.flatnonzero(np.diff(rows.owner, prepend=-1))
-    sizes = np.diff(starts, append=len(rows))
-    image = np.repeat(np.arange(len(starts)), sizes)
-    place = np.arange(len(rows)) - starts[image]
-    k = ids.shape[1]
-    grid = np.full((len(starts), int(sizes.max()), k), -np.inf)
-    grid[image, place] = rows.log_prob[:, np.newaxis] + gains
-    sums = grid.reshape(len(starts), -1)
+    images, k, widest = len(sizes), ids.shape[1], int(sizes.max())
+    sums = log_prob[:, np.newaxis] + gains
+    if len(sums) < images * widest:  # an image with fewer rows than another has empty places
+        grid = np.full((images, widest, k), -np.inf)
+        grid[np.arange(widest) < sizes[:, np.newaxis]] = sums
+        sums = grid
+    sums = sums.reshape(images, -1)
     order = np.argsort(-sums, axis=1, kind="stable")[:, :count]
-    # An image with fewer rows than another has empty places, which may point past the last row.
-    parents = np.minimum(starts[:, np.newaxis] + order // k, len(rows) - 1)
-    return (
-        rows.owner[starts],
-        parents,
-        ids[parents, order % k],
-        np.take_along_axis(sums, order, axis=1),
-    )
+    starts = sizes.cumsum() - sizes
+    # Empty places may point past the last row.
+    at = np.minimum(order + k * starts[:, np.newaxis], ids.size - 1)
+    return at // k, ids.take(at), sums[np.arange(images)[:, np.newaxis], order]
 
 
 class _Pool:
@@ -137,8 +149,6 @@ class _Pool:
             log_prob: float64 [a, c], with the end sign; -inf where nothing finishes.
         """
         image, column = np.nonzero(log_prob > -np.inf)
-        if not image.size:
-            return
         self._add(rows, parents[image, column], log_prob[image, column], finished=True)
         ended = np.full((len(self.found), log_prob.shape[1]), -np.inf)
         ended[active] = log_prob
@@ -149,6 +159,14 @@ class _Pool:
     def cut(self, rows: Hypotheses, at: NDArray[np.int64]) -> None:
         """Take in the hypotheses at ``at``, int64 [p], as captions that are not finished."""
         self._add(rows, at, rows.log_prob[at], finished=False)
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be an image that is done: ``open`` says which."""
+        return (
+            self._scores.shape[1] == self._options.n_best
+            or self._log_probs.shape[1] == self._options.beam_size
+        )
 
     def open(self, active: NDArray[np.int64], best: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Say which images are to be searched further, bool [a].

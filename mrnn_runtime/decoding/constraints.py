@@ -109,14 +109,16 @@ class Constraints:
             nothing = np.full((len(rows), 1), -np.inf)
             return np.zeros((len(rows), 1), np.int64), nothing, rows.state
         table, at, repeats = self._forbidden(rows.words)
-        spare = int(np.count_nonzero(table)) + int(np.bincount(at).max(initial=0))
+        spare = int(np.count_nonzero(table))
+        if at.size:
+            spare += int(np.bincount(at).max())
         scores, state = self.model.step(
             rows.last(self.model.tokens.bos),
             rows.state,
             min(self.model.vocabulary_size, count + spare),
         )
         log_probs = _numbers(scores.values)
-        log_probs[table[scores.ids]] = -np.inf
+        np.copyto(log_probs, -np.inf, where=table.take(scores.ids))
         if at.size:
             pair, column = np.nonzero(scores.ids[at] == repeats[:, np.newaxis])
             log_probs[at[pair], column] = -np.inf

@@ -69,8 +69,8 @@ class Hypotheses:
         """
         unmoved = len(rows) == len(self) and bool((rows == np.arange(len(self))).all())
         return Hypotheses(
-            owner=self.owner[rows],
-            words=np.concatenate([self.words[rows], tokens[:, np.newaxis]], axis=1),
+            owner=self.owner.take(rows),
+            words=np.concatenate([self.words.take(rows, axis=0), tokens[:, np.newaxis]], axis=1),
             log_prob=log_prob,
             state=state if unmoved else state.take(rows),
         )
@@ -123,9 +123,11 @@ def extend_to_end(
     done: dict[int, Candidate] = {}
     while len(rows):
         tokens, gains, state = choose(rows)
-        stuck = np.isneginf(gains)
+        stuck = gains == -np.inf
         ends = (tokens == eos) & ~stuck
-        over = ends | stuck | (rows.length == options.max_length)
+        over = ends | stuck
+        if rows.length == options.max_length:
+            over[:] = True
         for row in np.flatnonzero(over).tolist():
             finished = bool(ends[row])
             done[int(rows.owner[row])] = make_candidate(

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mrnn_runtime.errors import ImageError, UsageError
+from mrnn_runtime.truncation import is_cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# The 108 megapixels of a phone pass, and need 432 MB; the limit holds before a pixel is decoded.
+# The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. Pillow has 4 bytes
+# a pixel, and twice that where a picture is turned, or is not RGB: .5 to 1.1 GB at the limit.
 MAX_PIXELS = 128_000_000
 # Pixels that are converted at once: a large photo would be in memory several times otherwise.
 _STRIP = 4_000_000
@@ -308,7 +310,7 @@ def _decoder(source: ImageSource, name: str) -> AbstractContextManager[Image.Ima
     content = given if isinstance(given, bytes) else given.read()
     if not content:
         raise ImageError(f"{name} is empty", hint="read or download it again")
-    return Image.open(BytesIO(content), formats=_FORMATS)
+    return _picture(BytesIO(content), name)
 
 
 @contextmanager
@@ -320,11 +322,21 @@ def _opened_file(path: str | Path) -> Iterator[Image.Image]:
         before = os.fstat(file.fileno())
         if not before.st_size:
             raise ImageError(f"{path} is empty", hint="copy it again")
-        with Image.open(file, formats=_FORMATS) as image:
+        with _picture(file, str(path)) as image:
             yield image
         after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise ImageError(f"{path} was written to while it was read", hint="do it again")
+
+
+@contextmanager
+def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    with Image.open(file, formats=_FORMATS) as image:
+        yield image
+        if is_cut(file, image):
+            raise ImageError(
+                f"{name} is incomplete: its data end before the picture does", hint="copy it again"
+            )
 
 
 def _too_large(name: str, max_pixels: int) -> ImageError:
@@ -335,6 +347,7 @@ def _too_large(name: str, max_pixels: int) -> ImageError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # a TIFF is turned there, and its tag is gone then
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 

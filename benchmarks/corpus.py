@@ -1,7 +1,7 @@
 """Photos of realistic sizes, made of the eight of the demo.
 
-Each is enlarged, given the grain of a camera, and saved as a camera or an editor would: what reading
-it takes depends on sizes and formats, not on what it shows.
+Each is enlarged, given the grain of a camera, and saved as a camera or an editor would: what it
+takes to read depends on sizes and formats, not on what is to be seen.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from PIL import ExifTags, Image, ImageOps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    Kind = tuple[tuple[int, int], str, bool]  # size, suffix, whether EXIF data turn it
+
 DEMO = Path(__file__).parent.parent / "docs" / "demo" / "photos"
 LARGE = (4000, 3000)
-# Of ten photos: how many, their size, the file's name and whether EXIF data turn them.
+# Of ten photos: how many, their size, the suffix of the file and whether EXIF data turn them.
 MIX = (
     (4, LARGE, "jpg", False),
     (1, LARGE, "jpg", True),
@@ -27,11 +29,13 @@ MIX = (
     (1, (1024, 768), "png", False),
     (1, (500, 375), "jpg", False),
 )
-# A photo is made this often; further ones are hard links to it, and lie in the cache of the system.
+# So many files are made, the others are hard links to them: the system has them in its cache.
 _DISTINCT = 16
 
 
-def enlarge(photo: Path, size: tuple[int, int], *, grain: float = 5.0, seed: int = 0) -> Image.Image:
+def enlarge(
+    photo: Path, size: tuple[int, int], *, grain: float = 5.0, seed: int = 0
+) -> Image.Image:
     """Return a photo of a size, cut to its shape, with noise as of a sensor.
 
     Args:
@@ -41,7 +45,8 @@ def enlarge(photo: Path, size: tuple[int, int], *, grain: float = 5.0, seed: int
         seed: of the noise.
     """
     with Image.open(photo) as opened:
-        image = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), size, Image.Resampling.BICUBIC)
+        upright = ImageOps.exif_transpose(opened).convert("RGB")
+    image = ImageOps.fit(upright, size, Image.Resampling.BICUBIC)
     random = np.random.default_rng(seed)
     noise = random.normal(0.0, grain, (size[1], size[0], 1)).astype(np.float32)
     return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
@@ -58,20 +63,18 @@ def make_mix(folder: Path, count: int) -> list[Path]:
     return _make(folder, count, kinds)
 
 
-def _make(folder: Path, count: int, kinds: Sequence[tuple[tuple[int, int], str, bool]]) -> list[Path]:
+def _make(folder: Path, count: int, kinds: Sequence[Kind]) -> list[Path]:
     photos, files = sorted(DEMO.glob("*.jpg")), []
-    distinct = max(_DISTINCT, len(kinds))
+    distinct = _DISTINCT // len(kinds) * len(kinds) or len(kinds)
     for place in range(count):
         size, suffix, turned = kinds[place % len(kinds)]
         files.append(folder / f"{place:05}.{suffix}")
-        if place >= distinct // len(kinds) * len(kinds):
-            os.link(files[place % (distinct // len(kinds) * len(kinds))], files[place])
+        if place >= distinct:
+            os.link(files[place % distinct], files[place])
             continue
-        image = enlarge(photos[place % len(photos)], size, seed=place)
-        exif = Image.Exif()
+        image, exif = enlarge(photos[place % len(photos)], size, seed=place), Image.Exif()
         if turned:
             image = image.transpose(Image.Transpose.ROTATE_90)
             exif[ExifTags.Base.Orientation] = 6
-        options = {"exif": exif} if turned else {}
-        image.save(files[-1], quality=90, **options)
+        image.save(files[-1], quality=90, exif=exif)
     return files

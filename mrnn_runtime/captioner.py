@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,19 @@ from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.bundle.vocabulary import Vocabulary
 from mrnn_runtime.decoding.candidates import CaptionSearch, blaming, rerank
 from mrnn_runtime.engine.model import load_model
-from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.parallel import Budget, ahead, in_order
 from mrnn_runtime.errors import UsageError
 from mrnn_runtime.images import list_images, read_images
 from mrnn_runtime.plugins.manager import PluginManager, manager
 from mrnn_runtime.types import Caption, DecodeOptions, RerankOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Unpack
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.errors import ImageError
@@ -104,6 +109,20 @@ def default_model(plugins: PluginManager | None = None) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Images that were read: their names, pixels uint8 [m, h, w, 3] of those that could be, errors.
+
+    Attributes:
+        seconds: how long it took.
+    """
+
+    names: Sequence[str]
+    pixels: NDArray[np.uint8]
+    errors: Sequence[ImageError | None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Captioner:
     """A loaded model. Make one with ``load``.
 
@@ -132,6 +151,8 @@ class Captioner:
         missing_ok: bool = False,
         batch_size: int = 4,
         workers: int = 1,
+        readers: int | None = None,
+        memory: int = 1200,
         decoder: str | None = None,
         reranker: str | None = None,
         rerank: RerankOptions | None = None,
@@ -154,13 +175,17 @@ class Captioner:
             batch_size: images that are worked on together, at most; no caption depends on it.
             workers: threads that each work on a batch; no caption depends on it. For many images,
                 ``load(..., threads=1)`` and a worker a core is the fastest.
+            readers: threads that read the images of the next batches; 0 lets each worker read its
+                own; None is enough for files that come over a network.
+            memory: megabytes that the images which are read at a time may take; one that needs more
+                gives a result with ``error`` set.
             decoder: the name of a decoder.
             reranker: the name of a reranker, or ``none``.
             rerank: how the reranker chooses.
             explain: whether to fill ``neighbours``, where the reranker can say who voted.
             options: how to search; ``changes`` are put over them.
-            changes: options by name, words as text. With ``deadline_ms``, the clock starts when a
-                batch is read; reading and encoding are not cut short.
+            changes: options by name, words as text. The time of ``deadline_ms`` is that of a
+                batch's own reading, encoding and search; the first two are not cut short.
 
         Raises:
             UsageError: a path, a name or a word does not exist, something is no image of a kind
@@ -172,22 +197,30 @@ class Captioner:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
         if workers < 1:
             raise UsageError(f"workers must be at least 1, not {workers}")
+        if memory < 1:
+            raise UsageError(f"memory must be at least 1 MB, not {memory}")
+        if readers is not None and readers < 0:
+            raise UsageError(f"readers must not be negative, not {readers}")
         options = self.options(options, **changes)
         search = self.search(decoder, reranker, options=options, rerank=rerank, explain=explain)
         named = list_images(images, missing_ok=missing_ok)
         size = min(batch_size, -(-len(named) // workers)) or 1  # a few leave no worker idle
         batches = (named[i : i + size] for i in range(0, len(named), size))
-        return self._captions(batches, search, workers)
+        if readers is None:
+            readers = 2 * workers + 2 if len(named) > size else 0
+        read = partial(self._read, budget=Budget(memory * 10**6))
+        return self._captions(ahead(read, batches, readers), search, workers)
 
     def _captions(
-        self, batches: Iterable[Sequence[NamedImage]], search: CaptionSearch, workers: int
+        self,
+        reading: AbstractContextManager[Iterator[Callable[[], _Batch]]],
+        search: CaptionSearch,
+        workers: int,
     ) -> Generator[Caption]:
-        done = in_order(partial(self._batch, search=search), batches, workers)
-        try:
-            for captions in done:
+        job = partial(self._caption_batch, search=search)
+        with reading as batches, closing(in_order(job, batches, workers)) as captioned:
+            for captions in captioned:
                 yield from captions
-        finally:
-            done.close()
 
     def encode(self, images: ImageSource | Iterable[ImageSource]) -> EncodedImages:
         """Read and encode images, of the kinds that ``caption`` takes, all at once.
@@ -318,19 +351,25 @@ class Captioner:
                 self._rerankers[key] = target(self.bundle, merged)
         return self._rerankers[key]
 
-    def _batch(self, images: Sequence[NamedImage], search: CaptionSearch) -> list[Caption]:
+    def _read(self, images: Sequence[NamedImage], budget: Budget) -> _Batch:
         began = time.monotonic()
-        pixels, errors = read_images(images, self.bundle.preprocess)
-        readable = [place for place, error in enumerate(errors) if error is None]
+        pixels, errors = read_images(images, self.bundle.preprocess, budget.claims)
+        names = [image.name for image in images]
+        return _Batch(names, pixels, errors, time.monotonic() - began)
+
+    def _caption_batch(self, read: Callable[[], _Batch], search: CaptionSearch) -> list[Caption]:
+        batch = read()
+        began = time.monotonic() - batch.seconds
+        readable = [place for place, error in enumerate(batch.errors) if error is None]
         results = {}
         if readable:
-            encoded = self.encoder.encode(pixels)
+            encoded = self.encoder.encode(batch.pixels)
             rest = search.within(time.monotonic() - began)
             found = rest.run(self.model, encoded, self.vocabulary.decode)
             results = dict(zip(readable, found, strict=True))
         return [
-            self._caption(image.name, search, *results.get(place, ((), ())), errors[place])
-            for place, image in enumerate(images)
+            self._caption(name, search, *results.get(place, ((), ())), batch.errors[place])
+            for place, name in enumerate(batch.names)
         ]
 
     def _caption(

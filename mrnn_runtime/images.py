@@ -21,7 +21,7 @@ from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.truncation import is_cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import BinaryIO, NoReturn
 
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.types import ImageSource, Preprocess
 
+    Claims = Callable[[], AbstractContextManager[Callable[[int], None] | None]]
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. Pillow has 4 bytes
-# a pixel, and twice that where a picture is turned, or is not RGB: .5 to 1.1 GB at the limit.
+# The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. What such a photo
+# takes in memory depends on its format: see _memory.
 MAX_PIXELS = 128_000_000
 # Pixels that are converted at once: a large photo would be in memory several times otherwise.
-_STRIP = 4_000_000
+_STRIP = 1_000_000
 
 # Pillow tries every format it knows otherwise, and the rare ones are where its holes were.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -204,7 +206,12 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def read_image(
-    image: ImageSource, preprocess: Preprocess, *, name: str = "", max_pixels: int = MAX_PIXELS
+    image: ImageSource,
+    preprocess: Preprocess,
+    *,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    claim: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image as the encoder takes it.
 
@@ -215,6 +222,8 @@ def read_image(
         preprocess: the recipe of the bundle.
         name: what errors call it; by default its path, or the name that it brings.
         max_pixels: a larger one is refused before a pixel is decoded.
+        claim: told how many bytes are needed at most, before a pixel is decoded; may wait, and may
+            raise MemoryError.
 
     Returns:
         uint8 [h, w, 3], RGB.
@@ -225,16 +234,24 @@ def read_image(
     """
     name = name or (str(image) if isinstance(image, str | Path) else _name(image) or "the image")
     with _opened(image, name, min(max_pixels, MAX_PIXELS)) as opened:
+        coefficients = opened.width * opened.height if opened.info.get("progressive") else 0
         if preprocess.reduced and opened is not image:  # a caller's own must not change
-            side = max(preprocess.height, preprocess.width)  # since EXIF data may turn it yet
+            side = 2 * max(preprocess.height, preprocess.width)  # EXIF data may turn it yet
             opened.draft("RGB", (side, side))
+        if claim is not None:
+            claim(_memory(opened, coefficients))
         return np.asarray(_resize(_to_rgb(_upright(opened)), preprocess))
 
 
 def read_images(
-    images: Sequence[NamedImage], preprocess: Preprocess
+    images: Sequence[NamedImage], preprocess: Preprocess, budget: Claims = nullcontext
 ) -> tuple[NDArray[np.uint8], list[ImageError | None]]:
     """Read a batch for the encoder; those that cannot be read are left out.
+
+    Args:
+        images: m of them.
+        preprocess: the recipe of the bundle.
+        budget: entered around each image; gives its ``claim``.
 
     Returns:
         The pixels of the m images that could be read, uint8 [m, h, w, 3], and for each image why it
@@ -247,10 +264,12 @@ def read_images(
     errors: list[ImageError | None] = []
     for image in images:
         try:
-            pixels.append(read_image(image.source, preprocess, name=image.name))
+            with budget() as claim:
+                pixels.append(read_image(image.source, preprocess, name=image.name, claim=claim))
             errors.append(None)
         except ImageError as error:
-            errors.append(error)
+            # Who keeps the error must not keep the frames, and the pixels in them.
+            errors.append(ImageError(error.message, hint=error.hint))
     size = (preprocess.height, preprocess.width, 3)
     return np.stack(pixels) if pixels else np.empty((0, *size), np.uint8), errors
 
@@ -291,6 +310,11 @@ def _opened(source: ImageSource, name: str, max_pixels: int = MAX_PIXELS) -> Ite
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{name} is no image that can be read", hint=f"use one of {', '.join(_FORMATS)}"
+        ) from error
+    except MemoryError as error:
+        raise ImageError(
+            f"{name} is too large: {error or 'there is no memory for it'}",
+            hint="scale it down, or allow more memory",
         ) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise ImageError(
@@ -346,9 +370,30 @@ def _too_large(name: str, max_pixels: int) -> ImageError:
     )
 
 
+def _memory(image: Image.Image, coefficients: int) -> int:
+    """Return how many bytes reading an image takes at most, by what its header says.
+
+    Pillow has 4 bytes a pixel, once more where a picture is turned and where it is converted; the
+    libraries of some formats have more. Measured on 24 megapixels: 4.3 bytes a pixel of RGB, 8.4
+    where it is turned, 14 with transparency as well; 17 of a WebP, 11 of an AVIF; and 6 for the
+    coefficients of a progressive JPEG, of its whole size even where it is decoded reduced.
+    """
+    if image.format in ("WEBP", "AVIF", "HEIF"):
+        each = 18
+    else:
+        # Elsewhere the tag may stand behind the pixels.
+        turned = image.format not in ("JPEG", "MPO") or _turn(image) is not None
+        each = 5 * (1 + turned + (image.mode != "RGB" or image.has_transparency_data))
+    return each * image.width * image.height + 7 * coefficients
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # a TIFF is turned there, and its tag is gone then
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

@@ -340,9 +340,9 @@ class Preprocess:
         resize: ``squash`` (both sides to size, aspect not kept) or ``crop`` (short side to size,
             centre crop).
         interpolation: ``bilinear`` or ``bicubic``, Pillow's, with antialiasing.
-        reduced: whether a JPEG is decoded at a half, a quarter or an eighth of its size, where no
-            side becomes smaller than the larger one of the input. Large photos are read faster
-            then, and become somewhat other pixels: in training as well.
+        reduced: whether a JPEG is decoded at a half, a quarter or an eighth of its size, where both
+            sides stay at least twice as large as the input's larger one. Large photos are read
+            several times faster then, and become slightly other pixels: in training as well.
     """
 
     height: int

@@ -77,6 +77,20 @@ def caption(
     batch_size: Annotated[
         int, typer.Option(metavar="B", help="Images of a batch; changes no caption.")
     ] = 4,
+    readers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Threads that read the next photos; 0: each worker reads its own. Else 2 a worker "
+            "and 2 more.",
+        ),
+    ] = None,
+    memory: Annotated[
+        int,
+        typer.Option(
+            metavar="MB", help="What photos that are read may take; one that needs more fails."
+        ),
+    ] = 1200,
     decoder: Annotated[
         str | None,
         typer.Option(
@@ -258,6 +272,8 @@ def caption(
         missing_ok=True,  # what was there a moment ago, or what stdin names
         batch_size=batch_size,
         workers=workers,
+        readers=readers,
+        memory=memory,
         decoder=decoder,
         reranker=reranker,
         rerank=rerank,

@@ -1,13 +1,16 @@
-"""Work on several batches at a time, and give the results in order."""
+"""Work on several batches at a time, in order, and within a bound of memory."""
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from threading import Condition
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,3 +44,74 @@ def in_order(job: Callable[[T], R], parts: Iterable[T], workers: int) -> Generat
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def ahead(
+    job: Callable[[T], R], parts: Iterable[T], threads: int
+) -> Iterator[Iterator[Callable[[], R]]]:
+    """Give for each part, in order, a function that returns the job's result or waits for it.
+
+    The threads work on the parts that are asked for next, as many ahead as there are threads.
+    Leaving waits for the parts that are being worked on, and drops the others.
+
+    Args:
+        job: must be safe to call in several threads.
+        parts: what it is called with.
+        threads: how many; 0 lets who asks for the result do the job.
+    """
+    if threads == 0:
+        yield (partial(job, part) for part in parts)
+        return
+    pool = ThreadPoolExecutor(threads, "mrnn-reader")
+    try:
+        yield _begun(pool, job, parts, threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begun(
+    pool: ThreadPoolExecutor, job: Callable[[T], R], parts: Iterable[T], count: int
+) -> Iterator[Callable[[], R]]:
+    begun: deque[Future[R]] = deque()
+    for part in parts:
+        begun.append(pool.submit(job, part))
+        if len(begun) > count:
+            yield begun.popleft().result
+    while begun:
+        yield begun.popleft().result
+
+
+class Budget:
+    """Bytes that several threads share: who claims more than are left waits for the others."""
+
+    def __init__(self, total: int) -> None:
+        """Start with ``total`` bytes that are free."""
+        self._total = self._free = total
+        self._changed = Condition()
+
+    @contextmanager
+    def claims(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that claims bytes, once; they are free again on leaving.
+
+        It raises MemoryError where there will never be as many.
+        """
+        held = 0
+
+        def claim(count: int) -> None:
+            nonlocal held
+            if count > self._total:
+                raise MemoryError(
+                    f"it takes {-(-count // 10**6)} MB, and {self._total // 10**6} MB are allowed"
+                )
+            with self._changed:
+                self._changed.wait_for(lambda: self._free >= count)
+                self._free -= count
+            held = count
+
+        try:
+            yield claim
+        finally:
+            with self._changed:
+                self._free += held
+                self._changed.notify_all()

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import mrnn_runtime.captioner as captioner_module
 from mrnn_runtime import DecodeOptions, load
 from mrnn_runtime.decoding.beam import Beam
 from mrnn_runtime.decoding.greedy import Greedy
 from mrnn_runtime.decoding.sample import Sample
-from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.parallel import Budget, ahead, in_order
 from mrnn_runtime.errors import UsageError
 from mrnn_runtime.testing import TableModel, encoded_images
 
@@ -104,6 +105,95 @@ def test_an_exception_comes_out_at_its_place(workers):
         next(results)
 
 
+class TestAhead:
+    @pytest.mark.parametrize("threads", [0, 1, 3])
+    def test_results_come_in_order(self, threads):
+        with ahead(lambda part: -part, range(20), threads) as waits:
+            assert [wait() for wait in waits] == [-part for part in range(20)]
+
+    @pytest.mark.parametrize("threads", [0, 1, 3])
+    def test_results_may_be_taken_after_the_last_part(self, threads):
+        with ahead(lambda part: time.sleep(0.001) or part, range(20), threads) as waits:
+            assert [wait() for wait in list(waits)] == list(range(20))
+
+    @pytest.mark.parametrize("threads", [1, 2, 5])
+    def test_the_next_parts_are_begun_and_no_more(self, threads):
+        begun = [threading.Event() for _ in range(20)]
+        taken = []
+
+        def parts():
+            for part in range(20):
+                taken.append(part)
+                yield part
+
+        with ahead(lambda part: begun[part].set(), parts(), threads) as waits:
+            next(waits)
+            assert all(event.wait(30) for event in begun[: threads + 1])
+            assert len(taken) == threads + 1
+
+    def test_without_threads_the_caller_does_it(self):
+        with ahead(lambda _: threading.current_thread(), range(2), 0) as waits:
+            assert [wait() for wait in waits] == [threading.current_thread()] * 2
+
+    def test_an_exception_comes_out_where_it_is_waited_for(self):
+        with ahead(lambda part: 1 // part, [1, 0, 1], 2) as waits:
+            first, second, third = waits
+            assert first() == third() == 1
+            with pytest.raises(ZeroDivisionError):
+                second()
+
+    def test_leaving_ends_the_threads(self):
+        with ahead(lambda part: part, range(1000), 2) as waits:
+            next(waits)
+        assert not [t for t in threading.enumerate() if t.name.startswith("mrnn-reader")]
+
+
+class TestBudget:
+    @given(st.lists(st.integers(0, 10), max_size=40), st.integers(1, 5))
+    @settings(deadline=None, max_examples=40)
+    def test_no_more_is_held_than_there_is(self, claims, threads):
+        budget, lock, held = Budget(10), threading.Lock(), [0]
+
+        def job(count):
+            with budget.claims() as claim:
+                claim(count)
+                with lock:
+                    held[0] += count
+                    most = held[0]
+                with lock:
+                    held[0] -= count
+            return most
+
+        assert all(most <= 10 for most in in_order(job, claims, threads))
+
+    def test_who_finds_too_little_waits(self):
+        budget, order = Budget(10), []
+
+        def later():
+            with budget.claims() as claim:
+                waiting.set()
+                claim(4)
+                order.append("second")
+
+        waiting = threading.Event()
+        with budget.claims() as claim:
+            claim(7)
+            thread = threading.Thread(target=later)
+            thread.start()
+            assert waiting.wait(30)
+            order.append("first")
+        thread.join(30)
+        assert order == ["first", "second"]
+
+    def test_what_there_never_is_is_refused_and_nothing_is_lost(self):
+        budget = Budget(10_000_000)
+        too_much = pytest.raises(MemoryError, match="it takes 11 MB, and 10 MB are allowed")
+        with too_much, budget.claims() as claim:
+            claim(10_000_001)
+        with budget.claims() as claim:
+            claim(10_000_000)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Eleven photos, one of them broken."""
@@ -122,10 +212,15 @@ def test_no_caption_depends_on_workers_or_batches(tiny_bundle, folder, decoder):
     runs = [
         list(
             captioner.caption(
-                folder, workers=workers, batch_size=batch_size, decoder=decoder, n_best=2
+                folder,
+                workers=workers,
+                readers=readers,
+                batch_size=batch_size,
+                decoder=decoder,
+                n_best=2,
             )
         )
-        for workers in (1, 2)
+        for workers, readers in ((1, 0), (1, 3), (2, None))
         for batch_size in (1, 4, 8)
     ]
     assert [caption.error is None for caption in runs[0]] == [i != 5 for i in range(11)]
@@ -170,9 +265,46 @@ def test_a_few_photos_are_shared_among_the_workers(tiny_bundle, folder):
     assert all(c.text for c in met.caption([folder / "00.png", folder / "01.png"], workers=2))
 
 
-def test_workers_must_be_some(tiny_bundle, folder):
-    with pytest.raises(UsageError, match="workers must be at least 1"):
-        load(tiny_bundle, provider="cpu").caption(folder, workers=0)
+def test_the_next_photos_are_read_while_these_are_encoded(tiny_bundle, folder, monkeypatch):
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    third, read, encode = threading.Event(), captioner_module.read_images, captioner.encoder.encode
+
+    def reading(images, *given):
+        if images[0].name.endswith("02.png"):
+            third.set()
+        return read(images, *given)
+
+    def encoding(images):
+        assert third.wait(30), "the first photo is encoded, and nobody reads the third"
+        return encode(images)
+
+    monkeypatch.setattr(captioner_module, "read_images", reading)
+    met = replace(captioner, encoder=SimpleNamespace(encode=encoding, provider="CPU"))
+    assert next(met.caption(folder, batch_size=1, readers=2)).text
+
+
+def test_a_photo_that_takes_more_memory_than_is_allowed(tiny_bundle, tmp_path):
+    Image.new("RGB", (800, 600), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "b.png")
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    large, small = captioner.caption(tmp_path, memory=4, workers=2)
+    assert "a.png is too large: it takes 5 MB, and 4 MB are allowed" in str(large.error)
+    assert "allow more memory" in large.error.hint
+    assert small.text
+    assert all(caption.text for caption in captioner.caption(tmp_path, memory=5, workers=2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"readers": -1}, "readers must not be negative"),
+        ({"memory": 0}, "memory must be at least 1 MB"),
+    ],
+)
+def test_numbers_that_are_too_small(tiny_bundle, folder, given, message):
+    with pytest.raises(UsageError, match=message):
+        load(tiny_bundle, provider="cpu").caption(folder, **given)
 
 
 def test_a_path_that_is_not_there(tiny_bundle, folder):

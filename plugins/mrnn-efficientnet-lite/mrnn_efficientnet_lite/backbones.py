@@ -113,8 +113,8 @@ def build_lite123(weights: str) -> LiteBackbone:
 
 def _single(size: int, weights: str) -> LiteBackbone:
     module, weights_id = _trunk(size, weights)
-    pixels = PIXELS[size]
-    return LiteBackbone(module, FEATURE_SIZE, Preprocess(height=pixels, width=pixels), weights_id)
+    preprocess = Preprocess(height=PIXELS[size], width=PIXELS[size], reduced=True)
+    return LiteBackbone(module, FEATURE_SIZE, preprocess, weights_id)
 
 
 def _joined(sizes: Sequence[int], weights: str) -> LiteBackbone:
@@ -122,7 +122,7 @@ def _joined(sizes: Sequence[int], weights: str) -> LiteBackbone:
         raise UsageError(f"joined nets have no weights {weights!r}", hint="use default or random")
     modules, ids = zip(*(_trunk(size, weights) for size in sizes), strict=True)
     module = JoinedLite(modules).eval()
-    preprocess = Preprocess(height=JOINED_PIXELS, width=JOINED_PIXELS)
+    preprocess = Preprocess(height=JOINED_PIXELS, width=JOINED_PIXELS, reduced=True)
     return LiteBackbone(module, len(sizes) * FEATURE_SIZE, preprocess, "+".join(ids))
 
 

@@ -111,7 +111,11 @@ def build(name: str, weights: str) -> TorchvisionBackbone:
     module = Trunk(net, transforms.mean, transforms.std).eval().requires_grad_(False)
     size = transforms.crop_size[0]
     preprocess = Preprocess(
-        height=size, width=size, resize="crop", interpolation=transforms.interpolation.value
+        height=size,
+        width=size,
+        resize="crop",
+        interpolation=transforms.interpolation.value,
+        reduced=True,
     )
     return TorchvisionBackbone(module, feature_size, preprocess, weights_id)
 

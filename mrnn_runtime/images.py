@@ -6,6 +6,7 @@ Whatever a file holds, it is read rightly or refused with one ImageError.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     Claims = Callable[[], AbstractContextManager[Callable[[int], None] | None]]
 
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tif", ".tiff", ".webp"}
 )
 # The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. What such a photo
 # takes in memory depends on its format: see _memory.
@@ -41,7 +43,9 @@ MAX_PIXELS = 128_000_000
 _STRIP = 1_000_000
 
 # Pillow tries every format it knows otherwise, and the rare ones are where its holes were.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+# How the files of phones begin, behind the length of their first box.
+_HEIC = re.compile(rb"ftyp(hei[cxms]|hev[cxms]|mi[af]1|msf1)")
 _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -236,8 +240,7 @@ def read_image(
     with _opened(image, name, min(max_pixels, MAX_PIXELS)) as opened:
         coefficients = opened.width * opened.height if opened.info.get("progressive") else 0
         if preprocess.reduced and opened is not image:  # a caller's own must not change
-            side = 2 * max(preprocess.height, preprocess.width)  # EXIF data may turn it yet
-            opened.draft("RGB", (side, side))
+            _reduce(opened, 2 * max(preprocess.height, preprocess.width))
         if claim is not None:
             claim(_memory(opened, coefficients))
         return np.asarray(_resize(_to_rgb(_upright(opened)), preprocess))
@@ -281,7 +284,7 @@ def thumbnail(path: str | Path, side: int) -> bytes:
         ImageError: there is no such file, or it is no image, damaged or too large.
     """
     with _opened(path, str(path)) as image:
-        image.draft("RGB", (side, side))  # of a JPEG, decode no more than is needed
+        _reduce(image, side)
         small = _to_rgb(_upright(image))
         small.thumbnail((side, side))
         small.info = {}  # a comment would be saved as well
@@ -355,7 +358,10 @@ def _opened_file(path: str | Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    with Image.open(file, formats=_FORMATS) as image:
+    start = file.read(64)
+    file.seek(0)
+    opened = _heic(file, name) if _HEIC.match(start, 4) and b"avi" not in start else None
+    with opened or Image.open(file, formats=_FORMATS) as image:
         yield image
         if is_cut(file, image):
             raise ImageError(
@@ -363,11 +369,32 @@ def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
             )
 
 
+def _heic(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ImageError(
+            f"{name} is a HEIC photo, and what reads them is not installed",
+            hint='pip install "mrnn-runtime[heif]"',
+        ) from error
+    opened: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
+    return opened
+
+
 def _too_large(name: str, max_pixels: int) -> ImageError:
     return ImageError(
         f"{name} is too large: at most {max_pixels / 1e6:g} million pixels are read",
         hint="scale it down",
     )
+
+
+def _reduce(image: Image.Image, side: int) -> None:
+    """Let a JPEG be decoded no larger than is needed for both sides to have ``side`` pixels.
+
+    Other formats offer an embedded thumbnail, which anybody may have put there.
+    """
+    if image.format in ("JPEG", "MPO"):
+        image.draft("RGB", (side, side))  # a square: EXIF data may turn the image yet
 
 
 def _memory(image: Image.Image, coefficients: int) -> int:

@@ -11,6 +11,7 @@ import runpy
 import shutil
 import struct
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -64,8 +65,15 @@ def seed_images():
         (rgb.convert("1"), "TIFF", {"compression": "group4"}),
         (deep, "TIFF", {}),
         (rgb, "PPM", {}),
+        (rgba, "AVIF", {"exif": turned}),
     ]
     seeds = []
+    with suppress(ImportError):  # the extra heif
+        import pillow_heif
+
+        file = BytesIO()
+        pillow_heif.from_pillow(rgba).save(file, exif=turned.tobytes())
+        seeds.append(file.getvalue())
     for image, form, options in saved:
         file = BytesIO()
         image.save(file, form, **options)

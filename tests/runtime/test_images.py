@@ -37,6 +37,16 @@ def picture():
     return image
 
 
+def save(image, path, **options):
+    """Save an image; Pillow cannot write HEIC."""
+    if path.suffix == ".heic":
+        heif = pytest.importorskip("pillow_heif", reason="the extra heif")
+        exif = options.pop("exif", Image.Exif()).tobytes()
+        heif.from_pillow(image).save(path, exif=exif, **options)
+    else:
+        image.save(path, **options)
+
+
 def close(found, image, tolerance=0):
     """Check that what was read is that picture, but for what a lossy format changes."""
     wanted = np.asarray(image.convert("RGB")).astype(int)
@@ -66,17 +76,19 @@ class TestRead:
             ("x.gif", 0),
             ("x.tif", 0),
             ("x.ppm", 0),
+            ("x.avif", 16),
+            ("x.heic", 16),
         ],
     )
     def test_formats(self, tmp_path, picture, name, tolerance):
-        picture.save(tmp_path / name)
+        save(picture, tmp_path / name)
         close(read_image(tmp_path / name, SAME), picture, tolerance)
 
     def test_the_name_does_not_matter(self, tmp_path, picture):
         picture.save(tmp_path / "photo", "PNG")
         close(read_image(str(tmp_path / "photo"), SAME), picture)
 
-    @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.jpg", "x.webp"])
+    @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.jpg", "x.webp", "x.avif", "x.heic"])
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_exif_orientation(self, tmp_path, picture, orientation, name):
         back = {
@@ -91,7 +103,7 @@ class TestRead:
         stored = picture.transpose(back[orientation]) if orientation in back else picture
         exif = Image.Exif()
         exif[0x0112] = orientation
-        stored.save(tmp_path / name, exif=exif, quality=95)
+        save(stored, tmp_path / name, exif=exif, quality=95)
         close(read_image(tmp_path / name, SAME), picture, 0 if name in ("x.png", "x.tif") else 16)
 
     def test_broken_exif_does_no_harm(self, tmp_path, picture):
@@ -254,13 +266,26 @@ class TestRefuse:
         picture.save(tmp_path / "x.jpg", "ICO")
         assert "use one of JPEG" in refused(tmp_path / "x.jpg")
 
-    @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.tif"])
+    def test_a_heic_photo_without_the_package_for_it(self, tmp_path, picture, monkeypatch):
+        save(picture, tmp_path / "x.heic")
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        assert 'pip install "mrnn-runtime[heif]"' in refused(tmp_path / "x.heic")
+
+    def test_a_heic_photo_that_is_too_large(self, tmp_path, picture, monkeypatch):
+        monkeypatch.setattr(images, "MAX_PIXELS", 599)
+        save(picture, tmp_path / "x.heic")
+        assert "too large" in refused(tmp_path / "x.heic")
+
+    @pytest.mark.parametrize(
+        "name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.tif", "x.avif", "x.heic"]
+    )
     def test_truncated(self, tmp_path, name):
         noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
-        Image.fromarray(noise).save(tmp_path / name)
+        save(Image.fromarray(noise), tmp_path / name)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
-        assert "damaged or incomplete" in refused(tmp_path / name)
+        why = "no image" if name == "x.avif" else "damaged or incomplete"
+        assert why in refused(tmp_path / name)
 
     @pytest.mark.parametrize("size", [(20_000, 20_000), (MAX_PIXELS + 1, 1), (12_000, 11_000)])
     def test_too_many_pixels(self, tmp_path, size):
@@ -290,15 +315,21 @@ class TestRefuse:
             assert error.hint
 
 
-@pytest.fixture(scope="module", params=["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
+@pytest.fixture(
+    scope="module", params=["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF", "HEIC"]
+)
 def damaged(request, tmp_path_factory):
     """The path and the content of a small file, to be written with changes."""
     path = tmp_path_factory.mktemp("damaged") / "x"
     image = Image.radial_gradient("L").resize((24, 24)).convert("P")
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = image.convert("RGB") if request.param in ("JPEG", "WEBP") else image
-    image.save(path, request.param, exif=exif)
+    image = image if request.param in ("PNG", "GIF", "TIFF", "BMP") else image.convert("RGB")
+    if request.param == "HEIC":
+        save(image, path.with_suffix(".heic"), exif=exif)
+        path = path.with_suffix(".heic")
+    else:
+        image.save(path, request.param, exif=exif)
     return path, path.read_bytes()
 
 

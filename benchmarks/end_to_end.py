@@ -20,7 +20,9 @@ import platform
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +33,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import onnxruntime
 import torch
+from corpus import make_large, make_mix
 from decoding import BEAMS, BOS, EOS, EagerLoop, write_bundle
 from PIL import Image
 from turns import in_turns
@@ -43,12 +46,13 @@ from mrnn_exporters.nets import NetConfig
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.tokenizer import SPECIALS
 from mrnn_runtime import DecodeOptions, load
+from mrnn_runtime import captioner as captioners
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.sessions import cores
 from mrnn_runtime.images import find_images, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mrnn_exporters.nets import CaptionNet
     from mrnn_runtime import Captioner
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
 
 STEPS = 12
 FOLDER = 500
+LARGE = 200
+DISK_MS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +188,18 @@ def against_torch(run: Path | None, photos: list[Path], repeats: int) -> list[Ro
         int8 = smaller(captioner, photos, Path(folder, "int8"))
     eager = Eager(backbone, net)
     endless = DecodeOptions(beam_size=BEAMS, max_length=STEPS - 1, banned=(EOS,))
+    alone: dict[str, Any] = {"readers": 0, "options": endless}  # one thread, as torch has
     with torch.inference_mode():
         theirs = [captioner.vocabulary.decode(eager.greedy(path)[:-1]) for path in photos]
-    mine = [one.text for one in captioner.caption(photos, decoder="greedy", options=endless)]
+    mine = [one.text for one in captioner.caption(photos, decoder="greedy", **alone)]
     # Not all: the exported weights are rounded, and a near tie may fall to either side.
     same = statistics.mean(a == b for a, b in zip(mine, theirs, strict=True))
     assert same >= 0.9, f"only {same:.0%} of the captions are the same"
     calls: dict[str, Callable[[], object]] = {
-        "greedy": lambda: list(captioner.caption(photos, decoder="greedy", options=endless)),
-        "int8": lambda: list(int8.caption(photos, decoder="greedy", options=endless)),
+        "greedy": lambda: list(captioner.caption(photos, decoder="greedy", **alone)),
+        "int8": lambda: list(int8.caption(photos, decoder="greedy", **alone)),
         "torch greedy": lambda: [eager.greedy(path) for path in photos],
-        "beam": lambda: list(captioner.caption(photos, decoder="beam", options=endless)),
+        "beam": lambda: list(captioner.caption(photos, decoder="beam", **alone)),
         "torch beam": lambda: [eager.beam(path) for path in photos],
     }
     with torch.inference_mode():
@@ -285,6 +292,68 @@ def folder(captioner: Captioner, photos: list[Path], repeats: int) -> list[Row]:
     ]
 
 
+def sizes(captioner: Captioner, small: list[Path], count: int, repeats: int) -> list[Row]:
+    """Folders of large photos and of all sizes, on all cores; and a disk that is slow."""
+    workers, bundle = cores(), captioner.bundle
+    batch = np.stack([read_image(path, bundle.preprocess) for path in small[:4]])
+    whole, reduced = (
+        replace(captioner, bundle=replace(bundle, preprocess=recipe))
+        for recipe in (replace(bundle.preprocess, reduced=on) for on in (False, True))
+    )
+
+    def greedy(one: Captioner, photos: list[Path], readers: int | None = None) -> None:
+        for found in one.caption(photos, workers=workers, readers=readers, decoder="greedy"):
+            assert found.text, found.error
+
+    def encoder_alone() -> None:
+        for _ in in_order(captioner.encoder.encode, [batch] * (count // len(batch)), workers):
+            pass
+
+    def slow(readers: int | None) -> None:
+        with slow_disk():
+            greedy(reduced, small, readers)
+
+    with TemporaryDirectory() as first, TemporaryDirectory() as second:
+        large, mixed = make_large(Path(first), count), make_mix(Path(second), count)
+        calls: dict[str, Callable[[], object]] = {
+            "large": lambda: greedy(reduced, large),
+            "large whole": lambda: greedy(whole, large),
+            "large own": lambda: greedy(reduced, large, 0),
+            "mixed": lambda: greedy(reduced, mixed),
+            "small": lambda: greedy(reduced, small),
+            "encoder": encoder_alone,
+            "slow": lambda: slow(None),
+            "slow own": lambda: slow(0),
+        }
+        times = turns(calls, repeats, count)
+    alone, own = "the encoder alone, from memory", "the same, each worker reads its own"
+    photos, folder = f"{count} JPEGs of 12 megapixels", f"{workers} cores, greedy"
+    return [
+        row(f"{photos}, {folder}", alone, 0.85, times["large"], times["encoder"]),
+        row(f"{photos}, {folder}", "decoded whole", None, times["large"], times["large whole"]),
+        row(f"{photos}, {folder}", own, None, times["large"], times["large own"]),
+        row(f"{count} photos of mixed sizes", alone, None, times["mixed"], times["encoder"]),
+        row(f"{count} photos of 500 pixels", alone, 0.9, times["small"], times["encoder"]),
+        row(f"the same, {DISK_MS} ms a file", own, None, times["slow"], times["slow own"]),
+    ]
+
+
+@contextmanager
+def slow_disk() -> Iterator[None]:
+    """Let every file take DISK_MS more to be read, as over a network."""
+    read = captioners.read_images
+
+    def slowly(images: Sequence[Any], *given: Any) -> Any:  # noqa: ANN401 - as read_images
+        time.sleep(len(images) * DISK_MS / 1000)
+        return read(images, *given)
+
+    captioners.read_images = slowly
+    try:
+        yield
+    finally:
+        captioners.read_images = read
+
+
 def smaller(captioner: Captioner, photos: list[Path], folder: Path) -> Captioner:
     """Make an int8 bundle and load it; what made-up photos do to its captions does not matter."""
     examples = [Example(path, ()) for path in photos]
@@ -302,8 +371,8 @@ def integers(captioner: Captioner, photos: list[Path], repeats: int) -> list[Row
         "beam 5": {"decoder": "beam", "beam_size": 5},
     }.items():
         calls: dict[str, Callable[[], object]] = {
-            "int8": lambda given=given: list(int8.caption(photos, **given)),
-            "fp32": lambda given=given: list(captioner.caption(photos, **given)),
+            "int8": lambda given=given: list(int8.caption(photos, readers=0, **given)),
+            "fp32": lambda given=given: list(captioner.caption(photos, readers=0, **given)),
         }
         times = turns(calls, repeats, len(photos))
         rows.append(row(f"int8, one thread, {name}", "fp32", 1.4, times["int8"], times["fp32"]))
@@ -401,7 +470,8 @@ ought to be idle. The figures below are of photos of Flickr8k (`--photos`), with
 run (`--run`), one part after the other (`--only`). Both sides of a row take turns in one run; a
 ratio is the median of {repeats} pairs. Where the runtime does more than what it is compared with,
 the aim is below 1: at least 0.9 of the encoder's rate, say, or at most twice the time of bare
-imports.
+imports. Photos of 12 megapixels and of mixed sizes are made of those of the demo, by `corpus.py`:
+half of the mix are JPEGs of 12 megapixels, the rest JPEGs, a WebP and a PNG of .2 to 2 megapixels.
 
 {table}
 
@@ -420,7 +490,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a finished run of mrnn train")
     parser.add_argument("--photos", type=Path, help="a folder")
     parser.add_argument("--repeats", type=int, default=7)
-    names = ("torch", "folder", "int8", "cold", "architectures")
+    parser.add_argument("--large", type=int, default=LARGE, help="photos of the part sizes")
+    names = ("torch", "folder", "sizes", "int8", "cold", "architectures")
     parser.add_argument("--only", choices=names, help="one part; all but the last by default")
     parser.add_argument("--json", type=Path, help="write the numbers there as well")
     parser.add_argument("--markdown", type=Path, help="write the table there as well")
@@ -433,6 +504,7 @@ def main() -> None:
         parts: dict[str, Callable[[], list[Row]]] = {
             "torch": lambda: against_torch(given.run, photos[:16], given.repeats),
             "folder": lambda: folder(captioner, many, given.repeats),
+            "sizes": lambda: sizes(captioner, many[: given.large], given.large, given.repeats),
             "int8": lambda: integers(captioner, photos[:16], given.repeats),
             "cold": lambda: cold(given.model, photos[0], given.repeats),
         }

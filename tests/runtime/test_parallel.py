@@ -113,8 +113,11 @@ class TestAhead:
 
     @pytest.mark.parametrize("threads", [0, 1, 3])
     def test_results_may_be_taken_after_the_last_part(self, threads):
-        with ahead(lambda part: time.sleep(0.001) or part, range(20), threads) as waits:
-            assert [wait() for wait in list(waits)] == list(range(20))
+        gate = threading.Event()
+        with ahead(lambda part: gate.wait(30) and part, range(20), threads) as waits:
+            taken = list(waits)
+            gate.set()
+            assert [wait() for wait in taken] == list(range(20))
 
     @pytest.mark.parametrize("threads", [1, 2, 5])
     def test_the_next_parts_are_begun_and_no_more(self, threads):

@@ -1,0 +1,134 @@
+"""``/v1/caption``, ``/v1/search`` and ``/v1/rank``: all that the command line can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mrnn_serve.answers import answering
+from mrnn_serve.incoming import describe, read_photos, text, texts
+from mrnn_serve.limits import Refusal
+from mrnn_serve.works import Find, Photo, Rank
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from mrnn_runtime import Caption, CaptionCandidate, ImageError, Match
+    from mrnn_serve.service import Service
+
+_SENTENCES = 100
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    return [
+        Route("/v1/caption", answering(_caption), methods=["POST"]),
+        Route("/v1/search", answering(_search), methods=["POST"]),
+        Route("/v1/rank", answering(_rank), methods=["POST"]),
+    ]
+
+
+async def _caption(request: Request) -> Response:
+    service: Service = request.app.state.service
+    photos, fields = await read_photos(request, service.limits)
+    captioner = service.captioner(text(fields, "model"))
+    fields.pop("model", None)
+    captions = await service.describe(request, photos, describe(captioner, fields))
+    readable = any(caption.error is None for caption in captions)
+    return JSONResponse({"results": [record(one) for one in captions]}, 200 if readable else 422)
+
+
+async def _search(request: Request) -> Response:
+    service: Service = request.app.state.service
+    photos, fields = await read_photos(request, service.limits)
+    _expect(fields, "model", "sentence")
+    sentence = text(fields, "sentence")
+    if not sentence.strip():
+        raise Refusal(400, "the field sentence is missing", "say what to look for")
+    captioner = service.captioner(text(fields, "model"))
+    work = Find(captioner, sentence)
+    matches, errors = await service.match(request, photos, captioner, work)
+    ranked = [_match(photos, match, rank) for rank, match in enumerate(matches, 1)]
+    return JSONResponse({"results": [*ranked, *_unreadable(photos, errors)]})
+
+
+async def _rank(request: Request) -> Response:
+    service: Service = request.app.state.service
+    photos, fields = await read_photos(request, service.limits)
+    _expect(fields, "model", "sentences")
+    sentences = tuple(one for one in texts(fields, "sentences", _SENTENCES) if one.strip())
+    if not sentences:
+        raise Refusal(400, "the field sentences is missing", "give one or several")
+    captioner = service.captioner(text(fields, "model"))
+    work = Rank(captioner, sentences)
+    rows, errors = await service.match(request, photos, captioner, work)
+    ranked = [_match(photos, match, rank) for row in rows for rank, match in enumerate(row, 1)]
+    return JSONResponse({"results": [*ranked, *_unreadable(photos, errors)]})
+
+
+def _expect(fields: dict[str, Any], *names: str) -> None:
+    if unknown := set(fields) - set(names):
+        raise Refusal(400, f"unknown field {sorted(unknown)[0][:100]!r}", f"use {', '.join(names)}")
+
+
+def record(caption: Caption) -> dict[str, object]:
+    """Return a caption as a line of ``mrnn caption --format jsonl`` holds it."""
+    if caption.error is not None:
+        return {"path": caption.path, **_error(caption.error)}
+    fields: dict[str, object] = {
+        "path": caption.path,
+        "caption": caption.text or None,  # without a word where it was kept back
+        "log_prob": caption.log_prob,
+        "finished": caption.finished,
+        "confidence": caption.confidence,
+        "candidates": [_candidate(*pair) for pair in enumerate(caption.candidates, 1)],
+        "model": caption.model,
+        "provider": caption.provider,
+        "decoder": caption.decoder,
+        "reranker": caption.reranker,
+    }
+    if caption.neighbours:
+        fields["neighbours"] = [asdict(neighbour) for neighbour in caption.neighbours]
+    return fields
+
+
+def _candidate(rank: int, candidate: CaptionCandidate) -> dict[str, object]:
+    fields: dict[str, object] = {"caption": candidate.caption, "log_prob": candidate.log_prob}
+    if candidate.rerank_score is not None:
+        fields |= {
+            "score": candidate.rerank_score,
+            "rank_before": candidate.rank,
+            "rank": rank,
+        }
+    return fields
+
+
+def _match(photos: Sequence[Photo], match: Match, rank: int) -> dict[str, object]:
+    place = int(match.path.name)
+    return {
+        "path": photos[place].name,
+        "index": place,
+        "sentence": match.sentence,
+        "rank": rank,
+        "log_prob": match.log_prob,
+        "score": match.score,
+    }
+
+
+def _unreadable(
+    photos: Sequence[Photo], errors: Sequence[ImageError | None]
+) -> list[dict[str, object]]:
+    return [
+        {"path": photo.name, "index": place, **_error(error)}
+        for place, (photo, error) in enumerate(zip(photos, errors, strict=True))
+        if error is not None
+    ]
+
+
+def _error(error: ImageError) -> dict[str, object]:
+    return {"error": error.message, "hint": error.hint}

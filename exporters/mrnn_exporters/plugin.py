@@ -40,16 +40,24 @@ def mrnn_cells() -> list[Component]:
 
 @hookimpl
 def mrnn_commands(app: typer.Typer) -> None:
-    """Register train, export, evaluate, calibrate, quantize and index."""
+    """Register train, export, evaluate, calibrate, quantize, flatten and index."""
     import typer
 
-    from mrnn_exporters.commands import calibration, evaluation, quantization, references, training
+    from mrnn_exporters.commands import (
+        calibration,
+        evaluation,
+        flattening,
+        quantization,
+        references,
+        training,
+    )
 
     app.command()(training.train)
     app.command()(training.export)
     app.command(epilog=evaluation.EXAMPLES)(evaluation.evaluate)
     app.command(epilog=calibration.EXAMPLES)(calibration.calibrate)
     app.command(epilog=quantization.EXAMPLES)(quantization.quantize)
+    app.command(epilog=flattening.EXAMPLES)(flattening.flatten)
     index = typer.Typer(no_args_is_help=True, help="Build references for consensus reranking.")
     index.command("build", epilog=references.EXAMPLES)(references.build)
     index.command("add", epilog=references.EXAMPLES)(references.add)

@@ -22,6 +22,7 @@ _ELSEWHERE = {
         "export": "Make a bundle of a training run",
         "evaluate": "Measure a bundle on a data set",
         "quantize": "Make a smaller and faster bundle of int8",
+        "flatten": "Make one ONNX graph of a model",
         "index": "Build references for consensus reranking",
     },
     "mrnn-devtools": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,7 +57,12 @@ def models(
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, or a bundle's folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A name, a bundle's folder, or a file of mrnn flatten."
+        ),
+    ],
     provider: Annotated[
         str,
         typer.Option(
@@ -70,11 +76,18 @@ def verify(
     it was exported. Exit 3 where one of them differs by more than its precision allows.
     """
     from mrnn_runtime.captioner import load
+    from mrnn_runtime.engine.flat import open_flat
     from mrnn_runtime.engine.golden import replay_golden
 
-    loaded = load(model, provider=provider)
-    report = replay_golden(loaded.bundle, loaded.encoder, loaded.model)
-    typer.echo(f"{loaded.bundle.name} {loaded.bundle.version} on {loaded.encoder.provider}")
+    if model.endswith(".onnx"):
+        flat = open_flat(Path(model), provider)
+        report, ran_on = flat.replay(), flat.session.provider
+        name, version = (flat.facts.get(f"mrnn.{fact}", "") for fact in ("name", "version"))
+    else:
+        loaded = load(model, provider=provider)
+        report = replay_golden(loaded.bundle, loaded.encoder, loaded.model)
+        name, version, ran_on = loaded.bundle.name, loaded.bundle.version, loaded.encoder.provider
+    typer.echo(f"{name} {version} on {ran_on}")
     rows = [(name, f"{difference:.1e}") for name, difference in report.differences.items()]
     output.table(("output", "difference"), rows)
     typer.echo(f"{'ok' if report.ok else 'FAILED'}: allowed {report.tolerance:g}")

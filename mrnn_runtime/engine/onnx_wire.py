@@ -47,26 +47,26 @@ def check_plain(path: Path) -> None:
 
 
 def _complaints(model: mmap) -> Iterator[str]:
-    for field, *place in _fields(model, 0, len(model)):
+    for field, *place in fields(model, 0, len(model)):
         if field == _MODEL_FUNCTIONS:
             yield "functions of its own"
         if field == _MODEL_GRAPH:
-            for inner, *node in _fields(model, *place):
+            for inner, *node in fields(model, *place):
                 if inner == _GRAPH_NODE:
                     yield from _complaints_of_node(model, *node)
 
 
 def _complaints_of_node(model: mmap, start: int, stop: int) -> Iterator[str]:
-    for field, *place in _fields(model, start, stop):
+    for field, *place in fields(model, start, stop):
         if field == _NODE_DOMAIN and model[slice(*place)] not in _STANDARD:
             yield f"an operator of {model[slice(*place)]!r:.60}"
         if field == _NODE_ATTRIBUTE:
-            for inner, *_ in _fields(model, *place):
+            for inner, *_ in fields(model, *place):
                 if inner in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
                     yield "a graph inside of a node"
 
 
-def _fields(data: mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield the fields of the protobuf message from ``at`` to ``end``: number, start, end.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A model as one ONNX graph, or in ONNX Runtime's own format: ``mrnn flatten``."""
+"""A model as one file, ONNX or ONNX Runtime's own format: ``mrnn flatten``."""
 
 from __future__ import annotations
 
@@ -7,54 +7,68 @@ import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from mrnn_exporters.search_graph import whole_graph
-from mrnn_runtime.bundle.vocabulary import Vocabulary
-from mrnn_runtime.engine.flat import GOLDEN, MAX_STEPS, open_flat
+from mrnn_runtime.captioner import load
+from mrnn_runtime.engine.flat import GOLDEN, MAX_STEPS, golden_images, open_flat
 from mrnn_runtime.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
     from mrnn_runtime.bundle.manifest import Bundle
-    from mrnn_runtime.types import DecodeOptions
+    from mrnn_runtime.captioner import Captioner
+    from mrnn_runtime.engine.flat import FlatModel
+    from mrnn_runtime.types import DecodeChanges, DecodeOptions
 
 FORMAT = 1
+TOLERANCE = 1e-5
 
 
 def run(
-    bundle: Bundle,
+    model: str | Path,
     output: Path,
     *,
     decoder: str | None = None,
-    options: DecodeOptions | None = None,
-) -> None:
-    """Write a model as one ONNX graph, or in ONNX Runtime's own format if ``output`` ends in .ort.
+    **changes: Unpack[DecodeChanges],
+) -> Bundle:
+    """Write a model as one graph: image uint8 [n, h, w, 3] -> captions and their scores.
+
+    What the graph finds for two images is held against what the model's decoder finds.
 
     Args:
-        bundle: from ``load_bundle``.
-        output: the file.
-        decoder: ``greedy`` or ``beam``; None is the bundle's.
-        options: how to search; None is as the bundle says. Beam size, n_best, lengths, length
-            penalty and banned tokens go into the graph.
+        model: an installed model's name, or the folder of a bundle.
+        output: the file; one that ends in ``.ort`` is in ONNX Runtime's own format.
+        decoder: ``greedy`` or ``beam``; None is the model's.
+        changes: options by name; what is not there is as the model says. Beam size, n_best, the
+            lengths, the length penalty and the banned words go into the graph.
+
+    Returns:
+        The model's bundle.
 
     Raises:
         UsageError: the decoder or an option cannot be part of a graph.
-        BundleError: the bundle's graphs do not load, or the file cannot be written.
+        BundleError: the model does not load, the graph finds other captions, or the file cannot be
+            written.
     """
-    search = _search(bundle, decoder or bundle.decoder, options or bundle.decode_options)
-    flat = whole_graph(bundle, search, _texts(bundle))
-    facts = _facts(bundle, decoder or bundle.decoder, search)
+    captioner = load(model, provider="cpu", threads=1)
+    bundle, decoder = captioner.bundle, decoder or captioner.bundle.decoder
+    options = _search(decoder, captioner.options(**changes))
+    flat = whole_graph(bundle, options, _texts(captioner))
+    facts = _facts(bundle, decoder, options)
     helper.set_model_props(flat, facts)
     onnx.checker.check_model(flat, full_check=True)
     scratch = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         onnx.save(flat, scratch)
-        golden = open_flat(scratch, "cpu", threads=1).record()
-        recorded = {name: array.tolist() for name, array in golden.items()}
-        helper.set_model_props(flat, facts | {GOLDEN: json.dumps(recorded)})
+        made = open_flat(scratch, "cpu", threads=1)
+        _compare(captioner, made, decoder, options)
+        golden = {name: array.tolist() for name, array in made.record().items()}
+        helper.set_model_props(flat, facts | {GOLDEN: json.dumps(golden)})
         onnx.save(flat, scratch)
         if output.suffix == ".ort":
             _convert(scratch)
@@ -63,25 +77,10 @@ def run(
         raise BundleError(f"{output} cannot be written: {error}", hint="name another") from error
     finally:
         scratch.unlink(missing_ok=True)
+    return bundle
 
 
-def _convert(path: Path) -> None:
-    """Turn a file into ONNX Runtime's own format, which its smaller builds read.
-
-    It is optimised by the rules that hold on every machine, and its weights become float32.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    converted = path.with_name(f"{path.name}.ort")
-    options.optimized_model_filepath = str(converted)
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    converted.replace(path)
-
-
-def _search(bundle: Bundle, decoder: str, options: DecodeOptions) -> DecodeOptions:
+def _search(decoder: str, options: DecodeOptions) -> DecodeOptions:
     """Return the options of the search that the loop makes.
 
     Raises:
@@ -96,15 +95,7 @@ def _search(bundle: Bundle, decoder: str, options: DecodeOptions) -> DecodeOptio
             raise UsageError(f"{name} cannot be part of a graph", hint="leave it out")
     if options.max_length >= MAX_STEPS:
         raise UsageError(f"max_length must be below {MAX_STEPS} in a graph")
-    if decoder == "greedy":
-        options = replace(options, beam_size=1, n_best=1)
-    if {*range(bundle.vocabulary_size)} <= {
-        *bundle.tokens.never,
-        bundle.tokens.eos,
-        *options.banned,
-    }:
-        raise UsageError("banned forbids all words of the vocabulary", hint="ban fewer words")
-    return options
+    return replace(options, beam_size=1, n_best=1) if decoder == "greedy" else options
 
 
 def _facts(bundle: Bundle, decoder: str, options: DecodeOptions) -> dict[str, str]:
@@ -123,16 +114,59 @@ def _facts(bundle: Bundle, decoder: str, options: DecodeOptions) -> dict[str, st
     }
 
 
-def _texts(bundle: Bundle) -> list[str]:
+def _texts(captioner: Captioner) -> list[str]:
     """Return what each token is as text: at the start of a caption, V of them; behind a word, V."""
-    vocabulary = Vocabulary.load(bundle.file("tokenizer.json"))
-    special = {*bundle.tokens.never, bundle.tokens.eos}
-    words = [token for token in range(bundle.vocabulary_size) if token not in special]
-    starts, rests = {}, {}
-    lead = vocabulary.decode(words[:1])
+    decode, tokens = captioner.vocabulary.decode, captioner.model.tokens
+    size = captioner.model.vocabulary_size
+    starts, rests = [""] * size, [""] * size
+    words = [token for token in range(size) if token not in (*tokens.never, tokens.eos)]
+    lead = decode(words[:1])
     for token in words:
-        starts[token] = vocabulary.decode([token])
-        rests[token] = vocabulary.decode([words[0], token]).removeprefix(lead)
-    return [
-        texts.get(token, "") for texts in (starts, rests) for token in range(bundle.vocabulary_size)
-    ]
+        starts[token] = decode([token])
+        rests[token] = decode([words[0], token]).removeprefix(lead)
+    return starts + rests
+
+
+def _compare(captioner: Captioner, made: FlatModel, decoder: str, options: DecodeOptions) -> None:
+    """Hold the graph against the decoder that it was made after, on the golden images.
+
+    Raises:
+        BundleError: they differ.
+    """
+    size = captioner.bundle.preprocess
+    images = golden_images(size.height, size.width)
+    names = [output.name for output in made.session.outputs]
+    found = dict(zip(names, made.session.run(names, {"image": images}), strict=True))
+    encoded = captioner.encoder.encode(images)
+    for i, candidates in enumerate(captioner.decode(encoded, decoder=decoder, options=options)):
+        for j, candidate in enumerate(candidates):
+            words = found["token"][i, j, : found["length"][i, j]].tolist()
+            same = (
+                tuple(words) == candidate.tokens
+                and found["finished"][i, j] == candidate.finished
+                and "".join(found["caption"][i, j]) == captioner.vocabulary.decode(candidate.tokens)
+            )
+            if not same or not np.isclose(
+                float(found["log_prob"][i, j]), candidate.log_prob, rtol=1e-6, atol=TOLERANCE
+            ):
+                raise BundleError(
+                    f"the graph of {captioner.bundle.name} does not find the captions of decoder"
+                    f" {decoder!r}: nothing was written",
+                    hint="this is a bug of mrnn flatten, or the cell is not deterministic",
+                )
+
+
+def _convert(path: Path) -> None:
+    """Turn a file into ONNX Runtime's own format, which its smaller builds read.
+
+    It is optimised by the rules that hold on every machine, and its weights become float32.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    converted = path.with_name(f"{path.name}.ort")
+    options.optimized_model_filepath = str(converted)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    converted.replace(path)

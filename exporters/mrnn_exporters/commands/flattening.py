@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,27 +31,26 @@ def flatten(
     length_penalty: Annotated[
         float | None, typer.Option(metavar="ALPHA", help="Score is log_prob / length^ALPHA.")
     ] = None,
+    ban: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="A word that no caption has.")
+    ] = None,
 ) -> None:
     """Make one ONNX graph of a model: encoder, search and words.
 
     Whatever runs ONNX then captions images without Python: a browser, Node, C++, C#, a phone. What
     is not given is as the model says; captions are those of `mrnn caption`.
     """
-    from dataclasses import replace
-
     from mrnn_exporters import flatten
-    from mrnn_runtime.bundle.loading import load_bundle
-    from mrnn_runtime.captioner import find_model
 
-    bundle = load_bundle(find_model(model))
-    given = {
-        "beam_size": beam_size,
-        "n_best": n_best,
-        "min_length": min_length,
-        "max_length": max_length,
-        "length_penalty": length_penalty,
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options = replace(bundle.decode_options, **changes)
-    flatten.run(bundle, output, decoder=decoder, options=options)
+    bundle = flatten.run(
+        model,
+        output,
+        decoder=decoder,
+        beam_size=beam_size,
+        n_best=n_best,
+        min_length=min_length,
+        max_length=max_length,
+        length_penalty=length_penalty,
+        banned_words=ban or (),
+    )
     typer.echo(f"{output}: {bundle.name} {bundle.version}, {output.stat().st_size / 1e6:.1f} MB")

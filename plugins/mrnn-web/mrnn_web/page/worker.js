@@ -1,0 +1,74 @@
+/** The model, off the page's thread: takes { id, file }, answers { id, record } or { id, error }. */
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { scale } from "./pixels.js";
+
+// As many as mrnn_runtime.images reads.
+const MAX_PIXELS = 128_000_000;
+
+ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+const loading = load();
+loading.catch(() => {}); // each photo that asks for it says why
+
+async function load() {
+  const facts = await (await fetch("model.json")).json();
+  const response = await fetch("model.onnx");
+  if (!response.ok) throw new Error(`model.onnx: ${response.status}`);
+  const session = await ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()), {
+    executionProviders: ["wasm"],
+  });
+  return { facts, session };
+}
+
+let turn = Promise.resolve();
+self.addEventListener("message", ({ data: { id, file } }) => {
+  turn = turn.then(async () => {
+    try {
+      self.postMessage({ id, record: await caption(file) });
+    } catch (error) {
+      self.postMessage({ id, error: error.message });
+    }
+  });
+});
+
+async function caption(file) {
+  const { facts, session } = await loading;
+  const { height, width } = facts.preprocess;
+  const pixels = scale(await read(file), facts.preprocess);
+  const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
+  const found = await session.run({ image });
+  const [, count, places] = found.caption.dims;
+  const candidates = [];
+  for (let place = 0; place < count && found.length.data[place] > 0; place++) {
+    candidates.push({
+      caption: found.caption.data.slice(place * places, (place + 1) * places).join(""),
+      log_prob: found.log_prob.data[place],
+    });
+  }
+  return {
+    ...candidates[0],
+    finished: Boolean(found.finished.data[0]),
+    candidates,
+    model: facts.name,
+    provider: "wasm",
+    decoder: facts.decoder,
+    reranker: null,
+  };
+}
+
+/** Turned as its EXIF data says, transparency over white, colours as the file has them. */
+async function read(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  } catch {
+    throw new Error("this browser cannot read the file as a photo");
+  }
+  const { width, height } = bitmap;
+  if (width * height > MAX_PIXELS) throw new Error("the photo is too large");
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return context.getImageData(0, 0, width, height);
+}

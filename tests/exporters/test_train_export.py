@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mrnn_exporters import export, parity, retrieval, train
+from mrnn_exporters import export, flatten, parity, retrieval, train
 from mrnn_exporters.nets import pack
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.starts import open_start
 from mrnn_runtime import load
+from mrnn_runtime.engine.flat import open_flat
 from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, PluginError, UsageError
 from mrnn_runtime.images import read_image
@@ -153,6 +154,12 @@ def test_every_cell_trains_exports_and_captions(
     captioner = load(tmp_path / "b", provider="cpu")
     captions = list(captioner.caption([corpus / "images"]))
     assert all(c.text and c.error is None for c in captions)
+    flatten.run(tmp_path / "b", tmp_path / "caption.onnx")
+    pixels = np.stack([read_image(c.path, captioner.bundle.preprocess) for c in captions])
+    flat = open_flat(tmp_path / "caption.onnx", "cpu").session
+    words, log_probs = flat.run(["caption", "log_prob"], {"image": pixels})
+    assert ["".join(row[0]) for row in words] == [c.text for c in captions]
+    np.testing.assert_allclose(log_probs[:, 0], [c.log_prob for c in captions], atol=1e-5)
     # The language half stands alone exactly where the image enters in the multimodal layer only.
     bundle = captioner.bundle
     assert (bundle.readout is not None) == (bundle.image_inputs == ("image_term",))

@@ -52,12 +52,12 @@ function box({ width, height }, recipe) {
   const down = width / height >= wanted ? height : width / wanted;
   const left = (width - across) * 0.5;
   const top = (height - down) * 0.5;
-  return [left, top, left + across, top + down];
+  return [left, top, left + across, top + down].map(Math.fround); // Pillow keeps 32 bits of them
 }
 
 /** For each place of the result the first place that counts, and the weights from there on. */
 function weights(low, high, size, places, { reach, weight }) {
-  const step = (high - low) / places;
+  const step = Math.fround(high - low) / places;
   const widening = Math.max(step, 1);
   const found = { starts: [], weights: [] };
   for (let place = 0; place < places; place++) {

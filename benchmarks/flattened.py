@@ -1,6 +1,6 @@
 """How `mrnn flatten` compares with the Python loop: captions, scores and time.
 
-    python benchmarks/flattened.py --photos DIR [--limit N] [--timed N] [--model NAME] [--json FILE]
+    python benchmarks/flattened.py --photos DIR [--limit N] [--single N] [--model M] [--json FILE]
 
 Greedy and beam search, one photo and four at a time, on one thread, batch by batch in turns in one
 process: their ratio is worth more than their times. The start is that of a new Python with NumPy
@@ -25,7 +25,6 @@ from mrnn_runtime import Captioner, load, read_image
 from mrnn_runtime.engine.flat import FlatModel, open_flat
 from mrnn_runtime.images import find_images
 
-BATCHES = (1, 4)
 _IMPORT = "import numpy, onnxruntime"
 _CAPTION = """
 options = onnxruntime.SessionOptions()
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--names", type=Path, metavar="FILE", help="of some of them, one a line")
     parser.add_argument("--limit", type=int, default=1000, metavar="N")
-    parser.add_argument("--timed", type=int, default=100, metavar="N", help="of them")
+    parser.add_argument("--single", type=int, default=1000, metavar="N", help="one at a time")
     parser.add_argument("--model", default="flickr8k", metavar="MODEL")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
@@ -52,18 +51,16 @@ def main() -> None:
     captioner = load(given.model, provider="cpu", threads=1)
     recipe = captioner.bundle.preprocess
     images = np.stack([read_image(path, recipe) for path in paths[: given.limit]])
-    results: dict[str, object] = {"photos": len(images)}
+    results: dict[str, object] = {}
     with TemporaryDirectory() as scratch:
-        for decoder in ("greedy", "beam"):
+        for decoder in ("beam", "greedy"):
             path = Path(scratch, f"{decoder}.onnx")
             flatten.run(given.model, path, decoder=decoder)
             flat = open_flat(path, "cpu", threads=1)
-            results[decoder] = agree(captioner, flat, decoder, images)
-            print(decoder, results[decoder], flush=True)
-            for size in BATCHES:
-                name = f"{decoder}, {size} at a time: time, share of the Python loop"
-                results[name] = share(captioner, flat, decoder, images[: given.timed], size)
-                print(name, results[name], flush=True)
+            for size, some in ((4, images), (1, images[: given.single])):
+                name = f"{decoder}, {size} at a time"
+                results[name] = found = compare(captioner, flat, decoder, some, size)
+                print(name, found, flush=True)
         results["start"] = start(path, recipe.height, recipe.width)
         results["bytes"] = path.stat().st_size
         print("start", results["start"])
@@ -71,36 +68,29 @@ def main() -> None:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def agree(captioner: Captioner, flat: FlatModel, decoder: str, images: np.ndarray) -> str:
+def compare(
+    captioner: Captioner, flat: FlatModel, decoder: str, images: np.ndarray, size: int
+) -> dict[str, float]:
     """Caption uint8 [n, h, w, 3] with both, and count where they part."""
     names = ["token", "length", "log_prob", "score"]
-    differ, worst = 0, 0.0
-    for i in range(0, len(images), max(BATCHES)):
-        batch = images[i : i + max(BATCHES)]
-        ours = captioner.decode(captioner.encoder.encode(batch), decoder=decoder)
-        for size in BATCHES:
-            for j in range(0, len(batch), size):
-                found = flat.session.run(names, {"image": batch[j : j + size]})
-                for (best, *_), token, length, *numbers in zip(ours[j:], *found, strict=False):
-                    differ += tuple(token[0, : length[0]].tolist()) != best.tokens
-                    for number, wanted in zip(numbers, (best.log_prob, best.score), strict=True):
-                        worst = max(worst, abs(float(number[0]) - wanted))
-    return f"{differ} other captions, log_prob and score within {worst:.1e}"
-
-
-def share(
-    captioner: Captioner, flat: FlatModel, decoder: str, images: np.ndarray, size: int
-) -> float:
-    """Return the time of the graph as a share of the Python loop's, the median of batches."""
-    ratios = []
+    ratios, differ, worst = [], 0, 0.0
     for i in range(0, len(images), size):
         batch = images[i : i + size]
         began = time.perf_counter()
-        captioner.decode(captioner.encoder.encode(batch), decoder=decoder)
+        ours = captioner.decode(captioner.encoder.encode(batch), decoder=decoder)
         between = time.perf_counter()
-        flat.session.run(["caption"], {"image": batch})
+        found = flat.session.run(names, {"image": batch})
         ratios.append((time.perf_counter() - between) / (between - began))
-    return round(statistics.median(ratios), 3)
+        for (best, *_), token, length, *numbers in zip(ours, *found, strict=True):
+            differ += tuple(token[0, : length[0]].tolist()) != best.tokens
+            for number, wanted in zip(numbers, (best.log_prob, best.score), strict=True):
+                worst = max(worst, abs(float(number[0]) - wanted))
+    return {
+        "photos": len(images),
+        "other captions": differ,
+        "largest difference of log_prob and score": worst,
+        "time, share of the Python loop": round(statistics.median(ratios), 3),
+    }
 
 
 def start(path: Path, height: int, width: int) -> dict[str, float]:

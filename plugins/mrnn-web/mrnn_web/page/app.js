@@ -19,6 +19,7 @@ async function start() {
   }
   byId("where").textContent = captioner.about.where;
   byId("model").textContent = captioner.about.model;
+  byId("licences").hidden = !inBrowser;
   byId("search").hidden = !captioner.search;
   if (inBrowser && "serviceWorker" in navigator) navigator.serviceWorker.register("sw.js");
   listen();
@@ -60,7 +61,9 @@ function listen() {
 
 /** The files of a drop, those of folders too. */
 async function dropped(transfer) {
+  const files = [...transfer.files].map((file) => ({ file, path: file.name }));
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return files; // the browser does not tell files from folders
   const found = [];
   const walk = async (entry) => {
     if (entry.isFile) {
@@ -147,8 +150,8 @@ function show({ item, path, record, error }) {
 
 function candidate({ caption, log_prob: logProb }, place) {
   const line = element("li", "");
-  const value = element("span", "value", logProb.toFixed(2));
-  value.title = "log-probability";
+  const value = element("span", "value");
+  value.append(element("span", "unseen", "log-probability "), logProb.toFixed(2).replace("-", "−"));
   line.append(element("span", "place", place + 1), element("span", "words", caption), value);
   return line;
 }
@@ -198,7 +201,8 @@ function clear() {
 function count() {
   const failed = photos.filter((photo) => photo.error).length;
   const noun = photos.length === 1 ? "photo" : "photos";
-  say(`${done} of ${photos.length} ${noun} done${failed ? `, ${failed} without a caption` : ""}.`);
+  if (!done) say(`Looking at ${photos.length} ${noun} …`);
+  else say(`${done} of ${photos.length} ${noun} done${failed ? `, ${failed} without a caption` : ""}.`);
 }
 
 function say(text) {

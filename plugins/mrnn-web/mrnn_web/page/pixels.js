@@ -1,9 +1,11 @@
 /**
- * From pixels of any size to those of the encoder, bit by bit as Pillow scales them: a filter that
- * widens with the reduction, first along the rows and then along the columns, in whole numbers of
- * 22 bits, each result rounded to 8 bits.
+ * From a file to pixels, and from pixels of any size to those of the encoder, bit by bit as Pillow
+ * scales them: a filter that widens with the reduction, first along the rows and then along the
+ * columns, in whole numbers of 22 bits, each result rounded to 8 bits.
  */
 
+// As many as mrnn_runtime.images reads.
+const MAX_PIXELS = 128_000_000;
 const BITS = 22;
 const filters = {
   bilinear: { reach: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -15,6 +17,24 @@ function cubic(x) {
   const at = Math.abs(x);
   if (at < 1) return ((a + 2) * at - (a + 3)) * at * at + 1;
   return at < 2 ? (((at - 5) * at + 8) * at - 4) * a : 0;
+}
+
+/** Turned as its EXIF data says, transparency over white, colours as the file has them. */
+export async function read(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  } catch {
+    throw new Error("this browser cannot read the file as a photo");
+  }
+  const { width, height } = bitmap;
+  if (width * height > MAX_PIXELS) throw new Error("the photo is too large");
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return context.getImageData(0, 0, width, height);
 }
 
 /**

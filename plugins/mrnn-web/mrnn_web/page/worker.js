@@ -1,9 +1,6 @@
 /** The model, off the page's thread: takes { id, file }, answers { id, record } or { id, error }. */
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { scale } from "./pixels.js";
-
-// As many as mrnn_runtime.images reads.
-const MAX_PIXELS = 128_000_000;
+import { read, scale } from "./pixels.js";
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 const loading = load();
@@ -53,22 +50,4 @@ async function caption(file) {
     decoder: facts.decoder,
     reranker: null,
   };
-}
-
-/** Turned as its EXIF data says, transparency over white, colours as the file has them. */
-async function read(file) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-  } catch {
-    throw new Error("this browser cannot read the file as a photo");
-  }
-  const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new Error("the photo is too large");
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "white";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return context.getImageData(0, 0, width, height);
 }

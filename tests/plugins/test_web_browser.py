@@ -1,0 +1,352 @@
+"""The page of mrnn-web in Chromium: captions inside of it, and by a server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import threading
+from base64 import b64decode, b64encode
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrnn_runtime import find_photos, load, open_gallery, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from mrnn_runtime import Captioner, Gallery
+
+site = pytest.importorskip("mrnn_web.site")
+flatten = pytest.importorskip("mrnn_exporters.flatten")
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+PHOTOS = Path(__file__).parents[2] / "docs" / "demo" / "photos"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Machines of CI are slow when they do much else.
+PATIENCE = 300_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("MRNN_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no Chromium here; MRNN_CHROMIUM names one")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., str]]:
+    """Serve by a handler on a port of its own: ``serve(handler) -> address``."""
+    servers = []
+
+    def start(handler: Callable[..., Any]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def make_site(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., str]
+) -> Callable[..., str]:
+    if not (Path(site.__file__).parent / "ort" / "version.json").is_file():
+        pytest.skip("onnxruntime-web was not fetched: python plugins/mrnn-web/fetch_ort.py")
+
+    def make(model: str, n_best: int = 3) -> str:
+        folder = tmp_path_factory.mktemp("web") / "site"
+        site.build(model, folder, n_best=n_best)
+        return serve(partial(Quiet, directory=folder))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tiny_site(make_site: Callable[..., str], tiny_bundle: Path) -> str:
+    return make_site(str(tiny_bundle))
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1000, "height": 800})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+def visit(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+
+
+def results(page: Page, count: int) -> list[tuple[str, str]]:
+    """Wait until so many photos are done; return names and captions in the order of the page."""
+    done = page.locator("#photos > li:not(.waiting)")
+    done.nth(count - 1).wait_for()
+    return [
+        (item.locator(".path").inner_text(), item.locator("h2").inner_text()) for item in done.all()
+    ]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with a.png, b.jpg and sub/c.png, all different."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name, colour in (("a.png", "green"), ("b.jpg", "red"), ("sub/c.png", "blue")):
+        image = Image.linear_gradient("L").convert("RGB")
+        image.paste(colour, (40, 60, 200, 140))
+        image.save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def ten_photos(tmp_path: Path) -> list[Path]:
+    """The demo's eight; one that its EXIF data turns, and one with transparency."""
+    folder = tmp_path / "ten"
+    shutil.copytree(PHOTOS, folder, ignore=shutil.ignore_patterns("*.md"))
+    with Image.open(PHOTOS / "dog.jpg") as dog:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        dog.save(folder / "turned.jpg", exif=exif, quality=95)
+    with Image.open(PHOTOS / "horses.jpg") as horses:
+        horses = horses.convert("RGBA")
+        fade = Image.linear_gradient("L").resize(horses.size)
+        horses.putalpha(fade)
+        horses.save(folder / "see-through.png")
+    return sorted(folder.iterdir())
+
+
+def test_ten_photos_in_the_page_with_the_network_off(
+    page: Page, make_site: Callable[..., str], ten_photos: list[Path]
+) -> None:
+    pytest.importorskip("mrnn_flickr8k")
+    captioner = load("flickr8k", provider="cpu", threads=1)
+    address = make_site("flickr8k", n_best=1)
+    asked: list[tuple[str, str]] = []
+    page.context.on("request", lambda request: asked.append((request.method, request.url)))
+    visit(page, address)
+    page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
+    page.context.set_offline(True)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.evaluate("crossOriginIsolated")  # so that several threads may work
+    page.set_input_files("#files", ten_photos)
+    found = dict(results(page, len(ten_photos)))
+    wanted = {Path(one.path).name: one.text for one in captioner.caption(ten_photos)}
+    assert found == wanted
+    assert {method for method, _ in asked} == {"GET"}
+    ours = urlsplit(address).netloc
+    assert {urlsplit(url).netloc for _, url in asked if not url.startswith("blob:")} == {ours}
+
+
+def test_pixels_differ_from_pillows_by_two_grey_levels_at_most(
+    page: Page, tiny_site: str, ten_photos: list[Path]
+) -> None:
+    visit(page, tiny_site)
+    recipe = load("flickr8k").bundle.preprocess
+    code = """async ([photo, recipe]) => {
+        const { read, scale } = await import("./pixels.js");
+        const bytes = Uint8Array.from(atob(photo), (sign) => sign.charCodeAt(0));
+        const pixels = scale(await read(new Blob([bytes])), recipe);
+        return btoa(Array.from(pixels, (value) => String.fromCharCode(value)).join(""));
+    }"""
+    facts = {name: getattr(recipe, name) for name in ("height", "width", "resize", "interpolation")}
+    for photo in ten_photos:
+        text = page.evaluate(code, [b64encode(photo.read_bytes()).decode(), facts])
+        found = np.frombuffer(b64decode(text), np.uint8).reshape(260, 260, 3)
+        difference = np.abs(found - read_image(photo, recipe).astype(int))
+        assert difference.max() <= 2, photo.name
+        assert difference.mean() < 0.5, photo.name
+
+
+def test_photos_may_be_dropped_pasted_and_picked_and_broken_ones_hold_nothing_up(
+    page: Page, tiny_site: str, photos: Path, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    visit(page, tiny_site)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    (tmp_path / "notes.txt").write_text("no photo")
+    page.set_input_files("#files", tmp_path / "notes.txt")
+    assert "None of these files is a photo" in page.inner_text("#status")
+    page.set_input_files("#files", [tmp_path / "broken.jpg", photos / "b.jpg"])
+    results(page, 2)
+    give = """([kind, name, bytes]) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+        const event = kind === "drop"
+            ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true })
+            : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
+        document.body.dispatchEvent(event);
+    }"""
+    for kind, name in (("drop", "a.png"), ("paste", "sub/c.png")):
+        page.evaluate(give, [kind, name, list((photos / name).read_bytes())])
+    found = results(page, 4)
+    captioner = load(tiny_bundle, provider="cpu")
+    texts = [one.text for one in captioner.caption([photos / n for n in ("a.png", "sub/c.png")])]
+    assert [text for _, text in found] == ["No caption", found[1][1], *texts]
+    assert "cannot read" in page.inner_text(".error:visible")
+    assert page.inner_text("#status") == "4 of 4 photos done, 1 without a caption."
+
+
+def test_a_folder_is_walked(page: Page, tiny_site: str, photos: Path) -> None:
+    visit(page, tiny_site)
+    page.set_input_files("#folder", photos)
+    assert [name for name, _ in results(page, 3)] == [
+        "photos/a.png", "photos/b.jpg", "photos/sub/c.png"
+    ]  # fmt: skip
+
+
+def test_candidates_and_what_leaves_the_page(
+    page: Page, tiny_site: str, photos: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    (wanted,) = captioner.caption(photos / "b.jpg", n_best=3)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, tiny_site)
+    page.set_input_files("#files", photos / "b.jpg")
+    results(page, 1)
+    page.click(".more summary")
+    lines = page.locator(".candidates li .words").all_inner_texts()
+    assert lines == [one.caption for one in wanted.candidates]
+    page.click("[data-copy=markdown]")
+    page.get_by_text("Copied:").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == f"![{wanted.text}](b.jpg)"
+    files = {}
+    for kind in ("csv", "json"):
+        with page.expect_download() as download:
+            page.click(f"#save-{kind}")
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+    (row,) = csv.DictReader(files["csv"].open())
+    assert (row["path"], row["caption"]) == ("b.jpg", wanted.text)
+    (record,) = json.loads(files["json"].read_text())
+    assert record["log_prob"] == pytest.approx(wanted.log_prob, abs=1e-3)
+    page.click("#clear")
+    assert page.locator("#photos > li").count() == 0
+    assert page.locator("#results").is_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_accessible_and_fits_a_phone(
+    page: Page, tiny_site: str, photos: Path, scheme: str
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 360, "height": 740})
+    visit(page, tiny_site)
+    assert problems(page) == []
+    page.set_input_files("#folder", photos)
+    results(page, 3)
+    page.locator("summary").first.click()
+    assert problems(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def problems(page: Page) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
+
+
+def test_keys_are_enough(page: Page, tiny_site: str, photos: Path) -> None:
+    visit(page, tiny_site)
+    page.keyboard.press("Tab")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(photos / "b.jpg")
+    results(page, 1)
+    seen = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Choose a folder", "Save CSV", "Copy HTML", "3 candidates"} <= seen
+
+
+class Answering(Quiet):
+    """The page and the two endpoints of a server that it asks."""
+
+    captioner: Captioner
+    photos: Path
+    gallery: Gallery
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        results: list[dict[str, object]]
+        if self.path.startswith("/v1/caption"):
+            (one,) = self.captioner.caption(body)
+            results = [{"path": "1", "caption": one.text, "confidence": 0.5, "candidates": [],
+                        "neighbours": [{"image": "near.jpg", "distance": 1.0}]}]  # fmt: skip
+            if one.error:
+                results = [{"path": "1", "error": one.error.message}]
+        else:
+            assert body.count(b"filename=") == 3
+            places = sorted(self.photos.rglob("*.*"))
+            matches = find_photos(self.captioner, "a dog runs", self.gallery)
+            results = [{"index": places.index(match.path)} for match in matches]
+        answer = json.dumps({"results": results}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_server_makes_the_captions_and_finds_photos(
+    page: Page, serve: Callable[..., str], tiny_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    gallery = open_gallery(captioner, [photos])
+    facts = {"captioner": captioner, "photos": photos, "gallery": gallery}
+    handler = type("Handler", (Answering,), facts)
+    visit(page, serve(partial(handler, directory=site.PAGE)))
+    page.set_input_files("#folder", photos)
+    found = dict(results(page, 3))
+    wanted = {one.path.removeprefix(str(photos)): one.text for one in captioner.caption(photos)}
+    assert list(found.values()) == list(wanted.values())
+    assert all("confidence 50 %" in name for name in found)
+    assert page.locator(".neighbours summary").first.is_visible()
+    page.fill("#sentence", "a dog runs")
+    page.keyboard.press("Enter")
+    page.get_by_text("Sorted by").wait_for()
+    best = [match.path.name for match in find_photos(captioner, "a dog runs", gallery)]
+    assert [name.split(",")[0].split("/")[-1] for name, _ in results(page, 3)] == best
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    page.set_input_files("#files", tmp_path / "broken.jpg")
+    assert results(page, 4)[-1][1] == "No caption"
+    assert problems(page) == []

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrnn_runtime.bundle.manifest import same_tensors
-from mrnn_runtime.engine.onnx_wire import check_plain
 from mrnn_runtime.engine.providers import PROVIDERS, resolve
 from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.errors import BundleError, UsageError
@@ -303,8 +303,11 @@ def _pieces(count: int) -> Iterator[slice]:
 def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Session:
     """Start a graph and hold it against what bundle.json says of it."""
     path = bundle.file(graph.file)
-    check_plain(path)
-    session = make_session(path, provider, threads)
+    folder = PurePosixPath(graph.file).parent
+    # External data are named from the graph's folder on.
+    beside = [n for n in map(PurePosixPath, bundle.files) if n.is_relative_to(folder)]
+    files = {name.relative_to(folder).as_posix() for name in beside}
+    session = make_session(path, provider, threads, files=files)
     for kind, found, wanted in (
         ("inputs", session.inputs, graph.inputs),
         ("outputs", session.outputs, graph.outputs),

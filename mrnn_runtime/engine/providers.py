@@ -114,11 +114,12 @@ def probe(word: str) -> ProbeResult:
     return ProbeResult(word, listed, works, "" if works else f"1 + 1 is {result[0]} on it")
 
 
-def open_session(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
+def open_session(model: bytes, name: str, word: str, options: Any) -> Any:  # noqa: ANN401
     """Create a session that runs on the named provider and falls back to nothing.
 
     Args:
-        model: the path of an ONNX file, or its content.
+        model: the content of an ONNX file.
+        name: what errors call it.
         word: ``cpu``, ``cuda`` or ``tensorrt``.
         options: an ``onnxruntime.SessionOptions``.
 
@@ -138,7 +139,7 @@ def open_session(model: str | bytes, word: str, options: Any) -> Any:  # noqa: A
         if not found.works:
             raise ProviderError(f"{word} does not work: {found.detail}") from error
         raise BundleError(
-            f"{model!s:.300} does not load on {word}: {one_line(error)}",
+            f"{name} does not load on {word}: {one_line(error)}",
             hint="export the bundle again, or upgrade ONNX Runtime",
         ) from error
 
@@ -176,7 +177,7 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _create(model: str | bytes, word: str, options: Any) -> Any:  # noqa: ANN401
+def _create(model: bytes, word: str, options: Any) -> Any:  # noqa: ANN401
     """Create a session and make sure of its provider; what ONNX Runtime raises passes through."""
     ort = load_onnxruntime()
     name = PROVIDERS[word]

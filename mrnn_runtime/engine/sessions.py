@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,11 @@ from mrnn_runtime.engine.providers import (
     resolve,
     small_model,
 )
+from mrnn_runtime.engine.safety import checked_graph
 from mrnn_runtime.errors import BundleError, MrnnError, ProviderError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,6 +38,10 @@ _TYPES = {
 }
 
 
+# Bytes that sessions of this process may take on the host, and more for each core.
+MEMORY, MEMORY_A_CORE = 2**30, 2**29
+# Where ONNX Runtime looks for the weights of a model that it is given as bytes.
+_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -109,23 +116,37 @@ class Session:
         return self._session
 
 
-def make_session(path: Path, provider: str, threads: int = 0) -> Session:
-    """Create the session of an ONNX file.
+def make_session(
+    path: Path,
+    provider: str,
+    threads: int = 0,
+    *,
+    files: Collection[str] | None = None,
+    flattened: bool = False,
+) -> Session:
+    """Check an ONNX file, and create the session of what was checked.
 
     Args:
         path: the file; its external data lie beside it.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
         threads: CPU threads that share one run; 0 takes one a core.
+        files: where external data may lie, by their path from the file's folder; None allows any
+            file below that folder.
+        flattened: whether it is a graph of ``mrnn flatten``, with its one loop.
 
     Raises:
         UsageError: there is no such provider, or the number of threads is negative.
         ProviderError: the provider is not really there.
-        BundleError: the file cannot be loaded.
+        BundleError: the file is refused, see :mod:`mrnn_runtime.engine.safety`, or does not load.
     """
     if threads < 0:
         raise UsageError(f"threads must not be negative, not {threads}")
     word = resolve(provider)
-    return Session(open_session(str(path), word, _options(threads)), path)
+    model = checked_graph(path, files, flattened=flattened)
+    options = _options(threads)
+    folder = os.path.abspath(path.parent)
+    options.add_session_config_entry(_EXTERNAL_DATA, folder)
+    return Session(open_session(model, str(path), word, options), path)
 
 
 def gather_session(kind: str, dimensions: int, provider: str) -> Session:
@@ -143,7 +164,23 @@ def gather_session(kind: str, dimensions: int, provider: str) -> Session:
     _, whole = _TYPES["tensor(int64)"]
     facts = (number, dimensions)
     model = small_model("Gather", {"x": facts, "rows": (whole, 1)}, facts)
-    return Session(open_session(model, provider, _options(1)), Path("the gather of rows"))
+    name = "the gather of rows"
+    return Session(open_session(model, name, provider, _options(1)), Path(name))
+
+
+@cache
+def _limit_memory() -> None:
+    """Bound what all sessions together may take for what they compute, once a process.
+
+    A graph of a few hundred bytes can ask for a tensor of any size; it then fails instead.
+    """
+    ort = load_onnxruntime()
+    arena, default = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    info = ort.OrtMemoryInfo("Cpu", arena, 0, default)
+    limit = MEMORY + MEMORY_A_CORE * (os.cpu_count() or 1)
+    # Where the process has an allocator of its own already, that one stays.
+    with suppress(RuntimeError):
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": limit}))
 
 
 def _options(threads: int) -> Any:  # noqa: ANN401 - an onnxruntime.SessionOptions
@@ -153,6 +190,8 @@ def _options(threads: int) -> Any:  # noqa: ANN401 - an onnxruntime.SessionOptio
     options.intra_op_num_threads = threads or (cores() if _quota() else 0)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    _limit_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     # Spinning gains little on an idle machine, and cost up to 70 % on one with other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # What matters becomes an exception; the rest would only mix with our own output.

@@ -1,6 +1,9 @@
 """Sessions: what is set, what comes out, and that every failure is one of our errors."""
 
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +93,7 @@ def test_a_file_that_is_no_model(tiny_copy, content, capfd):
     else:
         half = path.read_bytes()[: path.stat().st_size // 2]
         path.write_bytes(half if content == "half" else content)
-    with pytest.raises(BundleError, match=r"encoder\.onnx does not load on cpu") as caught:
+    with pytest.raises(BundleError, match=r"encoder\.onnx (does not load|has )") as caught:
         make_session(path, "cpu")
     assert caught.value.hint
     assert capfd.readouterr() == ("", "")
@@ -118,8 +121,42 @@ def test_weights_outside_the_folder_are_not_read(tiny_copy, tmp_path, place):
             if entry.key == "location":
                 entry.value = str(outside) if place == "absolute" else place
     (tiny_copy / "cell.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match=r"cell\.onnx does not load"):
+    with pytest.raises(BundleError, match="which is no file of the bundle"):
         make_session(tiny_copy / "cell.onnx", "cpu")
+
+
+def test_the_cells_weights_are_mapped_and_not_copied(tiny_bundle):
+    session = make_session(tiny_bundle / "cell.onnx", "cpu", files=["cell.onnx.data"])
+    if sys.platform == "linux":
+        assert str(tiny_bundle / "cell.onnx.data") in Path("/proc/self/maps").read_text()
+    assert session.run(["best_ids"], cell_feeds(1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "big = ConstantOfShape (size) t = Mul (big, x)",
+        "big = Expand (x, size) t = Neg (big)",
+        "big = Tile (x, size) t = Neg (big)",
+        "pads = Concat <axis = 0> (zero, size) t = Pad (x, pads)",
+    ],
+)
+def test_a_small_graph_cannot_take_all_memory(tmp_path, body):
+    import onnx
+
+    text = f"""
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[1] x, int64[1] size, int64[1] zero) => (float[1] y)
+    {{ {body} y = ReduceSum <keepdims = 1> (t) }}
+    """
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "x.onnx")
+    session = make_session(tmp_path / "x.onnx", "cpu", 1)
+    feeds = {"x": np.ones(1, np.float32), "zero": np.zeros(1, np.int64)}
+    (small,) = session.run(["y"], {**feeds, "size": np.array([3])})
+    assert small.shape == (1,)
+    most = sessions.MEMORY + sessions.MEMORY_A_CORE * os.cpu_count()
+    with pytest.raises(BundleError, match=r"x\.onnx failed on CPU"):
+        session.run(["y"], {**feeds, "size": np.array([most // 4])})
 
 
 def test_a_run_that_fails_on_the_cpu_is_the_model(tiny_bundle):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle.manifest import same_tensors
+from mrnn_runtime.engine.outputs import check_outputs
 from mrnn_runtime.engine.providers import PROVIDERS, resolve
 from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.errors import BundleError, UsageError
@@ -56,16 +57,17 @@ def load_model(
 class OnnxEncoder:
     """The encoder's graph; fulfils ``Encoder``."""
 
-    __slots__ = ("_image", "_inputs", "_outputs", "_session")
+    __slots__ = ("_image", "_inputs", "_outputs", "_path", "_session")
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
         self._session = _start(bundle, bundle.encoder, provider, threads)
+        self._path = bundle.file(bundle.encoder.file)
         (self._image,) = bundle.encoder.inputs
         starts = [state.init for state in bundle.state if state.init != "zeros"]
         self._inputs = (*bundle.image_inputs, *starts)
         wanted = {*self._inputs, "reference_feature"}
-        self._outputs = [tensor for tensor in bundle.encoder.outputs if tensor.name in wanted]
+        self._outputs = {t.name: t for t in bundle.encoder.outputs if t.name in wanted}
 
     @property
     def provider(self) -> str:
@@ -77,25 +79,29 @@ class OnnxEncoder:
 
         Raises:
             UsageError: the images have another dtype or shape.
+            BundleError: the graph fails, or gives something else than bundle.json says.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._image.shape[1:]:
             raise UsageError(
                 f"the encoder takes {self._image}, not {images.dtype} {list(images.shape)}"
             )
-        names = [tensor.name for tensor in self._outputs]
+        names = list(self._outputs)
         if len(images):
-            parts = [
-                self._session.run(names, {self._image.name: images[some]})
-                for some in _pieces(len(images))
-            ]
+            parts = [self._encode(names, images[piece]) for piece in _pieces(len(images))]
             arrays = [np.concatenate(part) for part in zip(*parts, strict=True)]
         else:
-            arrays = [_zeros(tensor, 0) for tensor in self._outputs]
+            arrays = [_zeros(tensor, 0) for tensor in self._outputs.values()]
         found = dict(zip(names, arrays, strict=True))
         return EncodedImages(
             inputs={name: found[name] for name in self._inputs},
             reference_feature=found["reference_feature"],
         )
+
+    def _encode(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        arrays = self._session.run(names, {self._image.name: images})
+        found = dict(zip(names, arrays, strict=True))
+        check_outputs(self._path, self._outputs, found, len(images))
+        return arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ class OnnxState:
 class OnnxStepModel:
     """The cell's graph; fulfils ``StepModel``."""
 
-    __slots__ = ("_bundle", "_readout", "_session", "_specs", "_threads")
+    __slots__ = ("_bundle", "_outputs", "_path", "_readout", "_session", "_specs", "_threads")
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
@@ -135,6 +141,8 @@ class OnnxStepModel:
 
             self._session = DeviceSession(session, "cuda")
         self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+        self._outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
+        self._path = bundle.file(bundle.cell.file)
 
     @property
     def provider(self) -> str:
@@ -200,7 +208,7 @@ class OnnxStepModel:
 
         Raises:
             UsageError: the tokens are not r ids of the vocabulary, or top_k is negative.
-            BundleError: the scores are not finite.
+            BundleError: the graph fails, or gives something else than bundle.json says.
         """
         rows, k = len(tokens), min(top_k, self.vocabulary_size)
         self._check(tokens, state, k)
@@ -212,12 +220,13 @@ class OnnxStepModel:
         feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
         names = [*best, *rest, *after]
         found = dict(zip(names, self._session.run(names, feeds, after), strict=True))
+        ids_below = self.vocabulary_size
+        check_outputs(self._path, self._outputs, found, rows, k, ids_below=ids_below)
         scores = Scores(
             ids=found["best_ids"] if k else np.empty((rows, 0), np.int64),
             values=found["best_values"] if k else np.empty((rows, 0), np.float32),
             log_probs=found.get("log_probs"),
         )
-        self._check_finite(scores)
         states = {spec.input: found[spec.output] for spec in self._bundle.state}
         return scores, OnnxState({**state.arrays, **states})
 
@@ -239,14 +248,6 @@ class OnnxStepModel:
             log_probs=np.empty((0, self.vocabulary_size), np.float32) if full else None,
         )
 
-    def _check_finite(self, scores: Scores) -> None:
-        for array in (scores.values, scores.log_probs):
-            if array is not None and not np.isfinite(array).all():
-                raise BundleError(
-                    f"{self._bundle.file(self._bundle.cell.file)} gives scores that are not finite",
-                    hint="check the bundle with mrnn verify; its training may have diverged",
-                )
-
 
 class OnnxReadout:
     """The readout's graph: the upper half of the cell, for pairs of a prefix and an image.
@@ -254,7 +255,7 @@ class OnnxReadout:
     Its first input is the last token of each prefix, the state is what the cell made of it.
     """
 
-    __slots__ = ("_bundle", "_inputs", "_session")
+    __slots__ = ("_bundle", "_inputs", "_outputs", "_path", "_session")
 
     def __init__(
         self, bundle: Bundle, graph: GraphSpec, provider: str = "auto", threads: int = 0
@@ -263,6 +264,8 @@ class OnnxReadout:
         self._bundle = bundle
         self._session = _start(bundle, graph, provider, threads)
         self._inputs = {tensor.name for tensor in graph.inputs}
+        self._outputs = {tensor.name: tensor for tensor in graph.outputs}
+        self._path = bundle.file(graph.file)
 
     def states(self, state: OnnxState) -> dict[str, NDArray[Any]]:
         """Return the arrays of a state that the graph reads, each [t, ...]; no image inputs."""
@@ -281,9 +284,14 @@ class OnnxReadout:
             tokens: int64 [t], the last token of each prefix.
             states: from ``states``, after that token, each [t, ...].
             images: n images.
+
+        Raises:
+            BundleError: the graph fails, or gives something else than bundle.json says.
         """
         feeds = {name: images.inputs[name] for name in self._bundle.image_inputs}
         (found,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
+        sizes = len(tokens), len(images)
+        check_outputs(self._path, self._outputs, {"log_probs": found}, *sizes)
         return found
 
 

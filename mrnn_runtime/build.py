@@ -8,6 +8,7 @@ that consensus reranking needs.
 """
 
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+from mrnn_runtime.bundle.tokenizer_file import APOSTROPHES, GLUE, WORD
 from mrnn_runtime.captioner import find_model
 from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
@@ -26,8 +27,11 @@ from mrnn_runtime.retrieval.gallery import cache_folder, joined
 from mrnn_runtime.retrieval.ranking import log_mean, save_background
 
 __all__ = [
+    "APOSTROPHES",
     "CONTRACT",
+    "GLUE",
     "SIGNALS",
+    "WORD",
     "Calibration",
     "CaptionSearch",
     "Scorer",

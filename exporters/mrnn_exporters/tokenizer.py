@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mrnn_runtime import SpecialTokens, UsageError
+from mrnn_runtime.build import APOSTROPHES, GLUE, WORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,36 +24,13 @@ if TYPE_CHECKING:
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 TOKENS = SpecialTokens(**{sign.strip("<>"): i for i, sign in enumerate(SPECIALS)})
 
-_LETTER = r"[\p{L}\p{M}\p{N}]"
-_END = rf"(?!{_LETTER})"
-# Clitics that the Penn Treebank writes as words of their own.
-_NEGATION = rf"n't(?=(?:n't)*{_END})"
-_CLITIC = rf"'(?:s|d|m|ll|re|ve)(?=(?:n't)*{_END})"
-# A dot belongs to a word only in initials and in these abbreviations.
-_ABBREVIATION = r"(?:\p{L}\.)+|(?:mr|mrs|ms|dr|jr|sr|st|vs|etc|inc|prof)\."
-_PART = rf"(?:(?!{_NEGATION}){_LETTER})+"
-
-_WORD = "|".join(
-    (
-        rf"(?:{_ABBREVIATION}){_END}",
-        rf"can(?=not{_END})",
-        _CLITIC,
-        _NEGATION,
-        rf"\p{{N}}+(?:[.,:/]\p{{N}}+)+{_END}",
-        rf"(?!\p{{M}}){_PART}(?:(?:[-/]|(?!{_CLITIC})'){_PART})*",
-        r"[&#%$+=@*/]",
-    )
-)
-# Glued wherever the pattern above takes the two apart again.
-_GLUE = r" (?='(?:s|d|m|ll|re|ve)\b)|(?<!'\p{L}|'\p{L}{2})(?<=\p{L}) (?=n't\b)"
-
 
 def _normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence(
         [
             # Before NFKC, which makes a space and an accent of U+00B4, an acute that people type
             # for an apostrophe; U+02BC after it, because NFKC makes some.
-            normalizers.Replace(Regex("[\u2018\u2019\u00b4`]"), "'"),
+            normalizers.Replace(Regex(APOSTROPHES), "'"),
             normalizers.NFKC(),
             normalizers.Lowercase(),
             normalizers.NFKC(),
@@ -63,7 +41,7 @@ def _normalizer() -> normalizers.Normalizer:
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     # Inverted, because the pattern says what is kept: what lies between two words is thrown away.
-    return pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    return pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
 
 
 def _decoder() -> decoders.Decoder:
@@ -71,7 +49,7 @@ def _decoder() -> decoders.Decoder:
         [
             decoders.WordPiece(prefix="##", cleanup=False),
             decoders.Fuse(),
-            decoders.Replace(Regex(_GLUE), ""),
+            decoders.Replace(Regex(GLUE), ""),
         ]
     )
 

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.bundle.fields import Fields
+from mrnn_runtime.bundle.fields import Fields, read_json
 from mrnn_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+MOST_BYTES = 2**22  # of a manifest
 _SEAL = "manifest_sha256"
 # An allow-list: what it matches is a relative path without "..", hidden parts, drives, backslashes.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -51,7 +52,7 @@ def read_manifest(root: Path, name: str, newest: int, hint: str) -> Fields:
     path = root / name
     _check_place(root, name, hint)
     try:
-        top = Fields(json.loads(path.read_bytes()), path, hint=hint)
+        top = Fields(read_json(path, MOST_BYTES), path, hint=hint)
         seal = _seal(top.values)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON: {error}", hint=hint) from error

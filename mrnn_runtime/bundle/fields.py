@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrnn_runtime.errors import BundleError
@@ -10,6 +11,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+
+def read_json(path: Path, most: int) -> object:
+    """Parse a JSON file of at most ``most`` bytes; what it holds takes at most some 12 times that.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or too large, or nested too deeply.
+    """
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"it has {size} bytes, and at most {most} are read")
+    data = path.read_bytes()
+    # Three bytes of JSON become an object of 64.
+    if data.count(b"{") + data.count(b"[") > 2**16 + size // 16:
+        raise ValueError("it holds too many objects and lists")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 class Fields:

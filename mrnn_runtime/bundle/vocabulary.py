@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from mrnn_runtime.bundle.tokenizer_file import checked_tokenizer
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import SPECIAL_TOKENS
 
@@ -33,12 +34,13 @@ class Vocabulary:
         """Read a ``tokenizers`` file.
 
         Raises:
-            BundleError: the file is none.
+            BundleError: the file is none, or holds what :mod:`.tokenizer_file` does not allow.
         """
         from tokenizers import Tokenizer
 
+        checked = checked_tokenizer(path)
         try:
-            return cls(Tokenizer.from_file(str(path)), path)
+            return cls(Tokenizer.from_str(checked), path)
         except Exception as error:  # tokenizers raises nothing more precise
             raise BundleError(
                 f"{path} is no tokenizers file: {error}", hint="export the bundle again"
@@ -96,8 +98,15 @@ class Vocabulary:
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of word ids, ``'s`` and the like glued on, special tokens left out."""
-        return self._tokenizer.decode(list(ids))
+        """Return the text of word ids, ``'s`` and the like glued on, special tokens left out.
+
+        It is one line, and empty only where there is no word.
+        """
+        text = self._tokenizer.decode(list(ids)).strip()
+        if text:
+            return text
+        # Steps of the file's decoder may leave nothing of a word.
+        return " ".join(self._tokenizer.id_to_token(i) for i in ids if i not in self._specials)
 
     def ids_of(self, words: Sequence[str]) -> tuple[int, ...]:
         """Return the id of each word.

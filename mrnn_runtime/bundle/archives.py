@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -16,19 +17,27 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**26  # unpacked: a few kB may hold gigabytes of zeros
 
 
-def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+def read_archive(path: Path, most: int = MOST_BYTES) -> dict[str, NDArray[Any]]:
     """Return the arrays of an ``.npz`` file, by name.
 
+    Args:
+        path: the file.
+        most: bytes that it may unpack to.
+
     Raises:
-        ValueError: it is none, is damaged, or unpacks to more than MOST_BYTES.
+        ValueError: it is none, is damaged, or unpacks to more.
     """
     try:
         # np.load leaves a file open that it opened itself and found damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if sum(member.file_size for member in archive.zip.infolist()) > MOST_BYTES:
-                raise ValueError(f"it holds more than {MOST_BYTES >> 20} MB")
-            return dict(archive)
-    except (OSError, EOFError, TypeError, LookupError, MemoryError) as error:
+            if sum(member.file_size for member in archive.zip.infolist()) > most:
+                raise ValueError(f"it holds more than {most >> 20} MB")
+            arrays = dict(archive)
+    except (OSError, EOFError, TypeError, LookupError, MemoryError, ArithmeticError) as error:
         raise ValueError(str(error)) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, SyntaxError) as error:
         raise ValueError(str(error)) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member without the mark of an array
+            raise ValueError(f"{name} is no array")
+    return arrays

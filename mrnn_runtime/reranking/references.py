@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle import checksums
+from mrnn_runtime.bundle.fields import read_json
 from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.reranking.neighbours import DTYPES, Features, nearest
 from mrnn_runtime.reranking.similarity import Frequencies, ReferenceCaptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "references.json"
 IMAGES = "images.json"
+_MOST_BYTES = 2**25  # of images.json
+# What float32 can compute distances with; features are far smaller.
+_LARGEST_STEP, _LARGEST_SQUARE = 1e6, 1e20
 _MOST_WORDS = 2**16  # of a caption; tables of that length are made
 _HINT = "copy the references again, or build them again with mrnn index build"
 
@@ -217,7 +221,9 @@ def _open(root: Path) -> References:
     def array(name: str) -> Any:  # noqa: ANN401 - whatever the file says; checked afterwards
         return np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
-    images = json.loads((root / IMAGES).read_bytes())
+    images = read_json(root / IMAGES, _MOST_BYTES)
+    if not isinstance(images, list):
+        raise ValueError(f"{IMAGES} is no list")
     return References(
         images=tuple(images),
         features=Features(array("features"), array("steps"), array("squares")),
@@ -280,12 +286,39 @@ def _check_arrays(references: References, top: Fields) -> None:
         for name, (dtypes, shape) in wanted.items()
     }
     fits["images"] = len(references) == images
-    fits["images"] &= all(isinstance(name, str) for name in references.images)
+    # They are shown to users.
+    fits["images"] &= all(isinstance(i, str) and i.isprintable() for i in references.images)
+    features, frequencies = references.features, references.frequencies
+    fits["steps"] = fits["steps"] and _within(features.steps, 0, _LARGEST_STEP)
+    fits["squares"] = fits["squares"] and _within(features.squares, 0, _LARGEST_SQUARE)
+    fits["norms"] = fits["norms"] and _within(references.norms, 0, np.inf)
+    fits["frequencies"] = fits["frequencies"] and _within(frequencies.counts, 1, images)
+    if fits["features"] and features.numbers.dtype.kind == "f":
+        fits["features"] = all(np.isfinite(part).all() for part in _parts(features.numbers))
+    ngrams = frequencies.ngrams
+    if fits["frequent_ngrams"]:
+        fits["frequent_ngrams"] = bool((ngrams[1:] > ngrams[:-1]).all())
     fits["first_caption"] = fits["first_caption"] and _rises(references.first_caption, captions)
+    first = references.first_caption
+    fits["first_caption"] = fits["first_caption"] and bool((first[1:] > first[:-1]).all())
     fits["first_ngram"] = fits["first_ngram"] and _rises(references.first_ngram, positions)
-    fits["lengths"] = fits["lengths"] and int(references.lengths.max()) <= _MOST_WORDS
+    fits["lengths"] = fits["lengths"] and _within(references.lengths, 1, _MOST_WORDS)
     if wrong := [name for name, fine in fits.items() if not fine]:
         raise top.wrong("files", f"do not fit together: {', '.join(wrong)}")
+
+
+def _within(numbers: NDArray[Any], least: float, most: float) -> bool:
+    """Tell whether all numbers are finite and in a range."""
+    if not numbers.size:
+        return True
+    low, high = float(numbers.min()), float(numbers.max())  # either is NaN where one number is
+    return least <= low and high <= most and high < np.inf
+
+
+def _parts(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield rows, a few MB at a time."""
+    rows = max(1, 2**20 // numbers.shape[1])
+    yield from (numbers[start : start + rows] for start in range(0, len(numbers), rows))
 
 
 def _rises(first: NDArray[np.unsignedinteger[Any]], last: int) -> bool:

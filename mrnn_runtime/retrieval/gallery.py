@@ -6,18 +6,20 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrnn_runtime.bundle.archives import read_archive
 from mrnn_runtime.images import NamedImage, find_images, read_images
 from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.captioner import Captioner
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     Watch = Callable[[Iterator[Path], int], Iterator[Path]]
 
 _PHOTOS = 8
+_INPUTS = "inputs/"  # what names of image inputs begin with in a cache
+_MOST_BYTES = 2**34  # of a cache; a damaged one may claim any number
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +82,8 @@ def open_gallery(
     """
     found = find_images(paths)
     file = cache and cache / f"{_key(captioner.bundle, paths)}.npz"
-    known = _load(file) if file else {}
+    blank = captioner.encode([])
+    known = _load(file, blank) if file else {}
     stamps = {path: _stamp(path) for path in found}
     fresh = [path for path in found if _name(path, stamps[path]) not in known]
     errors: dict[Path, ImageError] = {}
@@ -88,7 +93,7 @@ def open_gallery(
     names = [_name(path, stamps[path]) for path in kept]
     if file and fresh:
         _save(file, {name: known[name] for name in names})
-    encoded = joined([known[name] for name in names], captioner.encode([]))
+    encoded = joined([known[name] for name in names], blank)
     return Gallery(tuple(kept), encoded, errors)
 
 
@@ -151,21 +156,33 @@ def _key(bundle: Bundle, paths: Sequence[str | Path]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _load(file: Path) -> dict[str, EncodedImages]:
-    """Return what a cache holds, by name and stamp; of a damaged one nothing."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            names = json.loads(archive["names"].tobytes())
-            inputs = {
-                key.removeprefix("inputs/"): archive[key]
-                for key in archive.files
-                if key.startswith("inputs/")
-            }
-            images = EncodedImages(inputs, archive["reference_feature"])
-            return {name: images.take(np.array([row])) for row, name in enumerate(names)}
-    except (FileNotFoundError, NotADirectoryError):
+def _load(file: Path, blank: EncodedImages) -> dict[str, EncodedImages]:
+    """Return what a cache holds, by name and stamp; of a damaged one nothing.
+
+    Args:
+        file: the cache.
+        blank: no images, as the encoder returns them.
+    """
+    if not file.is_file():
         return {}
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    try:
+        arrays = read_archive(file, most=_MOST_BYTES)
+        names = json.loads(arrays.pop("names").tobytes())
+        feature = arrays.pop("reference_feature")
+        images = EncodedImages({key.removeprefix(_INPUTS): a for key, a in arrays.items()}, feature)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its names are no list of texts")
+        if images.inputs.keys() != blank.inputs.keys():
+            raise ValueError(f"it holds {', '.join(sorted(images.inputs))}")
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]]
+        pairs = [(images.reference_feature, blank.reference_feature)]
+        pairs += [(images.inputs[name], blank.inputs[name]) for name in blank.inputs]
+        for array, like in pairs:
+            shape = (len(names), *like.shape[1:])
+            if array.dtype != like.dtype or array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"it holds {array.dtype} {list(array.shape)}, not {list(shape)}")
+        return {name: images.take(np.array([row])) for row, name in enumerate(names)}
+    except (ValueError, LookupError, RecursionError) as error:
         _log.warning("%s is damaged and made again: %s", file, error)
         return {}
 
@@ -175,7 +192,7 @@ def _save(file: Path, known: Mapping[str, EncodedImages]) -> None:
         return
     parts = list(known.values())
     images = joined(parts[1:], parts[0])
-    arrays: dict[str, Any] = {f"inputs/{name}": array for name, array in images.inputs.items()}
+    arrays: dict[str, Any] = {f"{_INPUTS}{name}": array for name, array in images.inputs.items()}
     names = np.frombuffer(json.dumps(list(known)).encode(), np.uint8)
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -164,6 +164,8 @@ def load_background(bundle: Bundle) -> EncodedImages:
             inputs[name] = archive[name].astype(specs[name].dtype)
             if inputs[name].shape[1:] != specs[name].shape[1:] or not len(inputs[name]):
                 raise ValueError(f"{name} is {list(inputs[name].shape)}")
+            if not np.isfinite(inputs[name]).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
         if len({len(array) for array in inputs.values()}) != 1:
             raise ValueError("its arrays have different lengths")
     except (ValueError, TypeError, LookupError) as error:

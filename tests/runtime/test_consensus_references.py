@@ -165,10 +165,47 @@ def test_references_of_another_model_are_refused(bundle, folder, change, message
         ("lengths", np.zeros(5, np.int64)),
         ("frequencies", np.zeros(1, np.uint8)),
         ("norms", np.array([{}], object)),
+        ("steps", np.full(3, np.nan, np.float32)),
+        ("steps", np.full(3, 1e30, np.float32)),
+        ("steps", np.full(3, -1, np.float32)),
+        ("squares", np.full(3, np.nan, np.float32)),
+        ("squares", np.full(3, np.inf, np.float32)),
+        ("norms", np.full((5, 4), np.nan, np.float32)),
+        ("first_caption", np.array([0, 0, 2, 5], np.uint8)),
+        ("lengths", np.zeros(5, np.uint8)),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(bundle, folder, name, array):
     np.save(folder / f"{name}.npy", array)
+    reseal(folder, lambda values: None)
+    with pytest.raises(BundleError):
+        load_references(bundle, folder)
+
+
+@pytest.mark.parametrize("name", ["frequencies", "frequent_ngrams"])
+def test_frequencies_that_cannot_be_are_refused(bundle, folder, name):
+    size = np.load(folder / f"{name}.npy")
+    for lie in (np.zeros_like(size), np.full_like(size, 200)):
+        np.save(folder / f"{name}.npy", lie)
+        reseal(folder, lambda values: None)
+        with pytest.raises(BundleError, match=name):
+            load_references(bundle, folder)
+
+
+def test_half_features_that_are_not_finite_are_refused(bundle, tmp_path):
+    folder = tmp_path / "half"
+    save_references(build(bundle, dtype="float16"), folder, bundle, source="a test")
+    array = np.load(folder / "features.npy")
+    array[1, 2] = np.inf
+    np.save(folder / "features.npy", array)
+    reseal(folder, lambda values: None)
+    with pytest.raises(BundleError, match="features"):
+        load_references(bundle, folder)
+
+
+@pytest.mark.parametrize("names", [{"a": 1, "b": 2, "c": 3}, "abc", ["a", "b", "c\x1b[2J"], 7])
+def test_names_that_are_no_list_of_lines_are_refused(bundle, folder, names):
+    (folder / "images.json").write_text(json.dumps(names))
     reseal(folder, lambda values: None)
     with pytest.raises(BundleError):
         load_references(bundle, folder)

@@ -1,6 +1,7 @@
 """Photos for a sentence and sentences for a photo: the ranks, the cache, the commands."""
 
 import json
+import zipfile
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.plugins.contracts import Encoder
+from mrnn_runtime.retrieval import gallery as galleries
 from mrnn_runtime.retrieval.gallery import open_gallery
 from mrnn_runtime.retrieval.ranking import (
     BACKGROUND,
@@ -105,18 +107,28 @@ def test_no_background(captioner, photos):
     assert "--background" in caught.value.hint
 
 
-@pytest.mark.parametrize("how", ["cut", "another shape", "another name", "empty"])
+@pytest.mark.parametrize("how", ["cut", "another shape", "another name", "empty", "nan"])
 def test_a_damaged_background(with_background, how):
     file = with_background / BACKGROUND
     arrays = {
         "another shape": {"image_term": np.zeros((5, 7), np.float16)},
         "another name": {"image": np.zeros((5, 6), np.float16)},
         "empty": {"image_term": np.zeros((0, 6), np.float16)},
+        "nan": {"image_term": np.full((5, 6), np.nan, np.float16)},
     }
     if how == "cut":
         file.write_bytes(file.read_bytes()[:100])
     else:
         np.savez(file, **arrays[how])
+    write_manifest(with_background, read_manifest(with_background))
+    bundle = load(with_background, provider="cpu", threads=1).bundle
+    with pytest.raises(BundleError, match=BACKGROUND):
+        load_background(bundle)
+
+
+def test_a_member_of_the_background_that_is_no_array(with_background):
+    with zipfile.ZipFile(with_background / BACKGROUND, "w") as archive:
+        archive.writestr("image_term.npy", b"no mark of an array")
     write_manifest(with_background, read_manifest(with_background))
     bundle = load(with_background, provider="cpu", threads=1).bundle
     with pytest.raises(BundleError, match=BACKGROUND):
@@ -157,6 +169,43 @@ class TestCache:
         assert self.counted(captioner, photos, tmp_path)[0] == 3
         assert "damaged" in caplog.text
         assert self.counted(captioner, photos, tmp_path)[0] == 0
+
+    def test_no_byte_of_a_cache_can_end_the_run(self, captioner, photos, tmp_path):
+        self.counted(captioner, photos, tmp_path)
+        (file,) = tmp_path.glob("*.npz")
+        whole = file.read_bytes()
+        blank = captioner.encode([])
+        kept = galleries._load(file, blank)
+        for place in range(0, len(whole), 11):
+            for damage in (b"", b"\xff", bytes([whole[place] ^ 1])):
+                rest = whole[place + 1 :] if damage else b""
+                file.write_bytes(whole[:place] + damage + rest)
+                assert galleries._load(file, blank).keys() in (set(), kept.keys())
+
+    @pytest.mark.parametrize(
+        ("name", "array"),
+        [
+            ("names", np.frombuffer(b"[1, 2, 3]", np.uint8)),
+            ("names", np.frombuffer(b'{"a": 1}', np.uint8)),
+            ("names", np.frombuffer(b"[" * 9999, np.uint8)),
+            ("reference_feature", np.zeros((3, 7), np.float32)),
+            ("reference_feature", np.zeros((2, 8), np.float32)),
+            ("reference_feature", np.zeros((3, 8), np.float64)),
+            ("inputs/image_term", np.full((3, 6), np.nan, np.float32)),
+            ("inputs/more", np.zeros((3, 6), np.float32)),
+        ],
+    )
+    def test_a_cache_of_something_else_is_made_again(
+        self, captioner, photos, tmp_path, name, array
+    ):
+        _, one = self.counted(captioner, photos, tmp_path)
+        (file,) = tmp_path.glob("*.npz")
+        with np.load(file) as archive:
+            arrays = dict(archive)
+        np.savez(file, **{**arrays, name: array})
+        again, other = self.counted(captioner, photos, tmp_path)
+        assert again == 3
+        assert np.array_equal(one.images.reference_feature, other.images.reference_feature)
 
     def test_another_recipe_has_another_cache(self, captioner, tmp_path):
         Image.linear_gradient("L").rotate(90).resize((40, 16)).save(tmp_path / "wide.png")

@@ -27,7 +27,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from mutations import copy_bundle, mutate_bundle, mutated_image, seed_bundle, seed_images
+from mutations import PHOTO, copy_bundle, mutate_bundle, mutated_image, seed_bundle, seed_images
 
 import mrnn_runtime
 from mrnn_runtime.bundle.loading import load_bundle
@@ -39,7 +39,6 @@ from mrnn_runtime.retrieval.ranking import load_background, rank_sentences
 from mrnn_runtime.types import Preprocess
 
 BATCH = 100
-PHOTO = b"P6 4 4 255\n" + bytes(range(48))
 
 
 class Watch:

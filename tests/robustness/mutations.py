@@ -30,6 +30,7 @@ EXTREME = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 SIDES = (0, 1, 3, 11_313, 11_314, 65_535, 2**24, 2**31 - 1, 2**32 - 1)
 # Seen by the file system when it is opened: nothing of a bundle may lead there.
 CANARY = "canary.data"
+PHOTO = b"P6 4 4 255\n" + bytes(range(48))
 
 
 def seed_images():

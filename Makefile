@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test check coverage docs bench clean
+.PHONY: demo test check coverage docs bench attack clean
 
 demo: .venv/.demo
 	@$(BIN)/python examples/demo.py
@@ -37,6 +37,10 @@ bench: .venv/.dev
 	@$(BIN)/python benchmarks/consensus.py --model flickr8k --json benchmarks/consensus.json
 	@$(BIN)/python benchmarks/retrieval.py --json benchmarks/retrieval.json
 	@$(BIN)/python benchmarks/end_to_end.py --json benchmarks/end_to_end.json --markdown benchmarks/README.md
+
+# Hostile photos and bundles with a new seed, for an hour or for MINUTES.
+attack: .venv/.dev
+	@$(BIN)/python tests/robustness/attack.py --minutes $(or $(MINUTES),60)
 
 clean:
 	rm -rf .venv

@@ -47,6 +47,8 @@ _MESSAGES = {
 }
 _WIRE = {"int32": 0, "int64": 0, "double": 1, "float": 5}  # all else lies in a length and bytes
 _SIZES = {1: 8, 5: 4}
+# Of enumerations: protobuf takes other values for unknown fields.
+_LARGEST = {"data_location": 1, "type": 14}
 _REFUSED = {
     "functions": "functions of its own",
     "graphs": "a graph inside of a node",
@@ -136,7 +138,7 @@ class _Reader:
                 at = stop
             elif wire == 0:
                 value, at = read_number(data, at)
-                if kind == "int32" and not repeated and value >> 31:
+                if kind == "int32" and not repeated and value > _LARGEST.get(label, 2**31 - 1):
                     raise RefusedError(f"a {label} of {value}")
             else:
                 value, at = None, at + _SIZES[wire]

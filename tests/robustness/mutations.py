@@ -15,8 +15,11 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import lies
 import numpy as np
 import onnx
+import protobuf
+import tokenizer_variants
 from PIL import Image
 
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
@@ -212,7 +215,12 @@ GRAPHS = ("cell.onnx", "encoder.onnx", "readout.onnx")
 def mutate_bundle(folder, random):
     """Damage a bundle; return what was done, and whether its checksums fit the damage."""
     sealed = random.random() < 0.75
-    how = random.choice(("bytes", "bytes", "bytes", "graph", "json", "json", "place", "numbers"))
+    how = random.choice(
+        (
+            *("bytes", "bytes", "bytes", "graph", "json", "json", "place", "numbers"),
+            *("protobuf", "protobuf", "lie", "tokenizer", "tokenizer"),
+        )
+    )
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     file = random.choice(files)
     match how:
@@ -226,6 +234,18 @@ def mutate_bundle(folder, random):
             done = _change_field(folder / file, random)
         case "place":
             done = _misplace(folder, file, random)
+        case "protobuf":
+            file = random.choice(GRAPHS)
+            models = protobuf.seeds(folder)
+            data = protobuf.mutated((folder / file).read_bytes(), random, models)
+            (folder / file).write_bytes(data)
+            done = how
+        case "lie":
+            file, output, done = random.choice(list(lies.outputs(folder)))
+            lies.tell(folder, file, output, done)
+        case "tokenizer":
+            file = "tokenizer.json"
+            done = tokenizer_variants.change(folder / file, random)
         case "numbers":
             file, done = _lie_about_numbers(folder, random)
     if sealed:

@@ -1,4 +1,4 @@
-"""A small run of fuzz.py; the large one is a command that the file itself names."""
+"""Small runs of the fuzzers; large ones are commands that the files name, and make attack."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-FUZZ = Path(__file__).with_name("fuzz.py")
+HERE = Path(__file__).parent
+FUZZ = HERE / "fuzz.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who opens what is asked of Linux")
@@ -20,3 +21,11 @@ def test_nothing_hostile_does_harm(kind, count):
     assert f"{kind}: " in done.stdout
     assert "refused" in done.stdout
     assert "taken" in done.stdout
+
+
+def test_what_the_strict_reader_takes_means_the_same_to_protobuf():
+    command = [sys.executable, str(HERE / "protobuf.py"), "--cases", "500", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for word in ("refused by the reader", "refused by the checks", "taken"):
+        assert word in done.stdout

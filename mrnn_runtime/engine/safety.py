@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrnn_runtime.engine.footprint import footprint
 from mrnn_runtime.engine.onnx_format import RefusedError, read_model, read_number
 from mrnn_runtime.errors import BundleError
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.engine.onnx_format import Message
 
-MOST_BYTES = 2**29  # of a file; larger weights belong into external data
+MOST_BYTES = 2**31 - 1  # of a file, as of every protobuf message
 MOST_TRIPS = 64  # of the one loop of a flattened graph
 
 # Operators of the ONNX standard that map numbers to numbers. Not there: graphs inside of nodes,
@@ -50,9 +52,24 @@ _EXTERNAL = 1
 _FILE = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedGraph:
+    """A model that may be run.
+
+    Attributes:
+        data: the content of its file.
+        constants: bytes that its weights may take, and what is computed of them at load time.
+        largest: bytes of the largest such result that may be computed then.
+    """
+
+    data: bytes
+    constants: int
+    largest: int
+
+
 def checked_graph(
     path: Path, files: Collection[str] | None = None, *, flattened: bool = False
-) -> bytes:
+) -> CheckedGraph:
     """Read an ONNX file, check it, and return the model to run.
 
     Args:
@@ -62,15 +79,12 @@ def checked_graph(
         flattened: whether it is a graph of ``mrnn flatten``: it has one Loop, whose number of trips
             is a constant of at most MOST_TRIPS.
 
-    Returns:
-        The content of the file.
-
     Raises:
         BundleError: the file is no ONNX model, or has something that no graph of a bundle needs.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise RefusedError(f"more than {MOST_BYTES >> 20} MB")
+            raise RefusedError(f"more than {MOST_BYTES} bytes")
         data = path.read_bytes()
         model = read_model(data, flattened=flattened)
         graph, loop = model["graph"], None
@@ -89,7 +103,8 @@ def checked_graph(
         raise BundleError(
             f"{path} does not load: it is no ONNX file ({error})", hint="export the bundle again"
         ) from error
-    return data
+    sizes = [footprint(one) for one in (graph, *_inner(loop))]
+    return CheckedGraph(data, sum(total for total, _ in sizes), max(most for _, most in sizes))
 
 
 def _only_loop(graph: Message, data: bytes) -> Message:

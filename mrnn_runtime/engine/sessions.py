@@ -39,7 +39,8 @@ _TYPES = {
 
 
 # Bytes that sessions of this process may take on the host, and more for each core.
-MEMORY, MEMORY_A_CORE = 2**30, 2**29
+_MEMORY, _MEMORY_A_CORE = 2**31, 2**29
+_LARGEST_CONSTANT = "optimization.constant_folding_max_output_size_in_bytes"
 # Where ONNX Runtime looks for the weights of a model that it is given as bytes.
 _EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -142,11 +143,17 @@ def make_session(
     if threads < 0:
         raise UsageError(f"threads must not be negative, not {threads}")
     word = resolve(provider)
-    model = checked_graph(path, files, flattened=flattened)
+    graph = checked_graph(path, files, flattened=flattened)
+    # Kernels keep a second copy of their weights, in an order of their own.
+    if 2 * graph.constants > memory_limit():
+        raise BundleError(
+            f"{path} may take {2 * graph.constants >> 20} MB for its weights alone",
+            hint=f"allow it more than {memory_limit() >> 20}: MRNN_MEMORY_MB=...",
+        )
     options = _options(threads)
-    folder = os.path.abspath(path.parent)
-    options.add_session_config_entry(_EXTERNAL_DATA, folder)
-    return Session(open_session(model, str(path), word, options), path)
+    options.add_session_config_entry(_EXTERNAL_DATA, os.path.abspath(path.parent))
+    options.add_session_config_entry(_LARGEST_CONSTANT, str(graph.largest))
+    return Session(open_session(graph.data, str(path), word, options), path)
 
 
 def gather_session(kind: str, dimensions: int, provider: str) -> Session:
@@ -168,6 +175,22 @@ def gather_session(kind: str, dimensions: int, provider: str) -> Session:
     return Session(open_session(model, name, provider, _options(1)), Path(name))
 
 
+def memory_limit() -> int:
+    """Return the bytes that all sessions together may take: 2 GiB and 0.5 GiB a core.
+
+    The environment variable MRNN_MEMORY_MB says otherwise.
+
+    Raises:
+        UsageError: it is no whole number.
+    """
+    given = os.environ.get("MRNN_MEMORY_MB")
+    if not given:
+        return _MEMORY + _MEMORY_A_CORE * (os.cpu_count() or 1)
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or not int(given):
+        raise UsageError(f"MRNN_MEMORY_MB must be a number of megabytes, not {given!r:.60}")
+    return int(given) << 20
+
+
 @cache
 def _limit_memory() -> None:
     """Bound what all sessions together may take for what they compute, once a process.
@@ -177,7 +200,7 @@ def _limit_memory() -> None:
     ort = load_onnxruntime()
     arena, default = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
     info = ort.OrtMemoryInfo("Cpu", arena, 0, default)
-    limit = MEMORY + MEMORY_A_CORE * (os.cpu_count() or 1)
+    limit = memory_limit()
     # Where the process has an allocator of its own already, that one stays.
     with suppress(RuntimeError):
         ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": limit}))

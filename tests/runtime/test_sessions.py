@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -154,9 +155,68 @@ def test_a_small_graph_cannot_take_all_memory(tmp_path, body):
     feeds = {"x": np.ones(1, np.float32), "zero": np.zeros(1, np.int64)}
     (small,) = session.run(["y"], {**feeds, "size": np.array([3])})
     assert small.shape == (1,)
-    most = sessions.MEMORY + sessions.MEMORY_A_CORE * os.cpu_count()
     with pytest.raises(BundleError, match=r"x\.onnx failed on CPU"):
-        session.run(["y"], {**feeds, "size": np.array([most // 4])})
+        session.run(["y"], {**feeds, "size": np.array([sessions.memory_limit() // 4])})
+
+
+CODE = """
+import sys
+from pathlib import Path
+from mrnn_runtime.engine.sessions import make_session
+from mrnn_runtime.errors import MrnnError
+try:
+    make_session(Path(sys.argv[1]), "cpu", 1)
+except MrnnError as error:
+    print(error)
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is asked of Linux")
+@pytest.mark.parametrize("products", [8, 400])
+def test_what_is_computed_at_load_time_is_bounded(tmp_path, products):
+    import onnx
+
+    side = 9000 if products == 8 else 800
+    constant = onnx.numpy_helper.from_array
+    names = [f"m{i}" for i in range(products)]
+    lines = [f"{name} = MatMul (a{name}, b) p{name} = MatMul (x, {name})" for name in names]
+    text = f"""
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[n, {side}] x) => (float[n, {side}] y)
+    {{ {" ".join(lines)} y = Sum ({", ".join("p" + name for name in names)}) }}
+    """
+    model = onnx.parser.parse_model(text)
+    for number, name in enumerate(names):
+        column = np.full((side, 1), number, np.float32)
+        model.graph.initializer.append(constant(column, f"a{name}"))
+    model.graph.initializer.append(constant(np.ones((1, side), np.float32), "b"))
+    onnx.save(model, tmp_path / "x.onnx")
+    command = [sys.executable, "-c", CODE, str(tmp_path / "x.onnx")]
+    environment = {**os.environ, "MRNN_MEMORY_MB": "500"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert int(done.stdout.splitlines()[-1]) < 700
+
+
+def test_a_limit_that_is_too_low_says_so(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(sessions, "memory_limit", lambda: 2**10)
+    with pytest.raises(BundleError, match="MRNN_MEMORY_MB"):
+        make_session(tiny_bundle / "encoder.onnx", "cpu")
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1e3", "x", "9" * 99, "\u00b2"])
+def test_a_limit_that_is_none(monkeypatch, given):
+    monkeypatch.setenv("MRNN_MEMORY_MB", given)
+    with pytest.raises(UsageError, match="MRNN_MEMORY_MB"):
+        sessions.memory_limit()
+
+
+def test_the_limit(monkeypatch):
+    monkeypatch.setenv("MRNN_MEMORY_MB", "300")
+    assert sessions.memory_limit() == 300 * 2**20
+    monkeypatch.setenv("MRNN_MEMORY_MB", "")
+    assert sessions.memory_limit() >= 2**31 + 2**29
 
 
 def test_a_run_that_fails_on_the_cpu_is_the_model(tiny_bundle):

@@ -12,8 +12,10 @@ from mrnn_runtime.bundle.tokenizer_file import APOSTROPHES, GLUE, WORD
 from mrnn_runtime.captioner import find_model
 from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
+from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
 from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.scorer import Scorer, load_scorer
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.images import find_images
@@ -29,11 +31,14 @@ from mrnn_runtime.retrieval.ranking import log_mean, save_background
 __all__ = [
     "APOSTROPHES",
     "CONTRACT",
+    "FLAT_GOLDEN",
     "GLUE",
+    "MOST_TRIPS",
     "SIGNALS",
     "WORD",
     "Calibration",
     "CaptionSearch",
+    "FlatModel",
     "Scorer",
     "Session",
     "blaming",
@@ -44,12 +49,14 @@ __all__ = [
     "cores",
     "find_images",
     "find_model",
+    "golden_images",
     "in_order",
     "joined",
     "load_scorer",
     "log_mean",
     "make_session",
     "manager",
+    "open_flat",
     "read_manifest",
     "record_golden",
     "replace_references",

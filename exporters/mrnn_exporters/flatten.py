@@ -12,18 +12,15 @@ import onnx
 from onnx import helper
 
 from mrnn_exporters.search_graph import whole_graph
-from mrnn_runtime.captioner import load
-from mrnn_runtime.engine.flat import GOLDEN, MAX_STEPS, golden_images, open_flat
-from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime import BundleError, UsageError, load
+from mrnn_runtime.build import FLAT_GOLDEN, MOST_TRIPS, golden_images, open_flat
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
-    from mrnn_runtime.bundle.manifest import Bundle
-    from mrnn_runtime.captioner import Captioner
-    from mrnn_runtime.engine.flat import FlatModel
-    from mrnn_runtime.types import DecodeChanges, DecodeOptions
+    from mrnn_runtime import Bundle, Captioner, DecodeChanges, DecodeOptions
+    from mrnn_runtime.build import FlatModel
 
 FORMAT = 1
 TOLERANCE = 1e-5
@@ -68,7 +65,7 @@ def run(
         made = open_flat(scratch, "cpu", threads=1)
         _compare(captioner, made, decoder, options)
         golden = {name: array.tolist() for name, array in made.record().items()}
-        helper.set_model_props(flat, facts | {GOLDEN: json.dumps(golden)})
+        helper.set_model_props(flat, facts | {FLAT_GOLDEN: json.dumps(golden)})
         onnx.save(flat, scratch)
         if output.suffix == ".ort":
             _convert(scratch)
@@ -93,8 +90,8 @@ def _search(decoder: str, options: DecodeOptions) -> DecodeOptions:
     for name in ("no_repeat_ngram", "prefix", "deadline_ms"):
         if getattr(options, name):
             raise UsageError(f"{name} cannot be part of a graph", hint="leave it out")
-    if options.max_length >= MAX_STEPS:
-        raise UsageError(f"max_length must be below {MAX_STEPS} in a graph")
+    if options.max_length >= MOST_TRIPS:
+        raise UsageError(f"max_length must be below {MOST_TRIPS} in a graph")
     return replace(options, beam_size=1, n_best=1) if decoder == "greedy" else options
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from mrnn_runtime import DecodeOptions
     from mrnn_runtime.bundle.manifest import Bundle, TensorSpec
-    from mrnn_runtime.types import DecodeOptions
 
     _Shape: TypeAlias = Sequence[int | str | None]
 

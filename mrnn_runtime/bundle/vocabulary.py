@@ -106,7 +106,7 @@ class Vocabulary:
         if text:
             return text
         # Steps of the file's decoder may leave nothing of a word.
-        return " ".join(self._tokenizer.id_to_token(i) for i in ids if i not in self._specials)
+        return " ".join(str(self._tokenizer.id_to_token(i)) for i in ids if i not in self._specials)
 
     def ids_of(self, words: Sequence[str]) -> tuple[int, ...]:
         """Return the id of each word.

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mrnn_exporters import flatten, quantize
 from mrnn_exporters.datasets import Example
 from mrnn_runtime import BundleError, UsageError, load
+from mrnn_runtime.build import MOST_TRIPS, golden_images, open_flat
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
-from mrnn_runtime.engine.flat import MAX_STEPS, check_flat, golden_images, open_flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +160,7 @@ def test_onnx_runtimes_own_format_says_the_same(
         ("no_repeat_ngram cannot", {"no_repeat_ngram": 2}),
         ("prefix cannot", {"prefix": "a dog"}),
         ("deadline_ms cannot", {"deadline_ms": 5}),
-        ("must be below 64", {"max_length": MAX_STEPS}),
+        ("must be below 64", {"max_length": MOST_TRIPS}),
     ],
 )
 def test_what_a_graph_cannot_do_is_refused(
@@ -236,7 +236,7 @@ def test_a_file_without_golden_vectors_or_facts_is_refused(flat_file: Path) -> N
 
 def _long(model: onnx.ModelProto) -> None:
     steps = next(t for t in model.graph.initializer if t.name == "steps")
-    steps.CopyFrom(numpy_helper.from_array(np.array(MAX_STEPS + 1), "steps"))
+    steps.CopyFrom(numpy_helper.from_array(np.array(MOST_TRIPS + 1), "steps"))
 
 
 def _negative(model: onnx.ModelProto) -> None:
@@ -290,12 +290,12 @@ def _function(model: onnx.ModelProto) -> None:
 def test_what_need_not_end_is_refused(
     flat_file: Path, change: Callable[[onnx.ModelProto], None]
 ) -> None:
-    check_flat(flat_file)
+    open_flat(flat_file)
     model = onnx.load(flat_file)
     change(model)
     onnx.save(model, flat_file)
     with pytest.raises(BundleError, match="may do harm"):
-        check_flat(flat_file)
+        open_flat(flat_file)
 
 
 def test_golden_images_are_those_that_the_docs_describe() -> None:

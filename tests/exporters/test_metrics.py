@@ -60,6 +60,7 @@ def test_captions_of_the_wrong_photos_are_worse() -> None:
     assert all(right[name] > wrong[name] for name in ("BLEU-1", "ROUGE-L", "CIDEr"))
 
 
+@pytest.mark.slow
 @needs_java
 def test_with_java_there_is_meteor_and_the_real_tokeniser(capfd) -> None:
     measured = measure(REFERENCES, [g[0] for g in REFERENCES])

@@ -189,7 +189,7 @@ def test_the_word_matters_before_training(system: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["nic", "lrcn", "deepvs"])
-def test_the_word_is_as_loud_as_the_image_before_training(system: str) -> None:
+def test_word_and_image_enter_at_one_scale_before_training(system: str) -> None:
     """Where both go into the recurrence and one drowns the other, that one is hardly learnt."""
     torch.manual_seed(3)
     net = getattr(cells, system)(NetConfig(vocabulary_size=30, feature_size=50)).eval()

@@ -30,6 +30,8 @@ from mrnn_runtime.images import read_image
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.retrieval.ranking import load_background
 
+pytestmark = pytest.mark.slow
+
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 GROUNDS = {"snow": (240, 240, 250), "night": (10, 10, 30)}
 SPLITS = {"train": 12, "dev": 4, "test": 2}

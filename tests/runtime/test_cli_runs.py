@@ -83,7 +83,7 @@ class TestResume:
         assert len(output.read_text().splitlines()) == len(whole.read_text().splitlines())
 
     @pytest.mark.parametrize("form", FORMATS)
-    def test_a_photo_that_was_mended_is_done_again(self, caption, many, tmp_path, form):
+    def test_a_photo_that_was_repaired_is_done_again(self, caption, many, tmp_path, form):
         output = tmp_path / "out"
         caption(many, "--format", form, "--output", output)
         Image.new("RGB", (9, 9), "red").save(many / "02.png")

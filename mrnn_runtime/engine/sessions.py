@@ -131,8 +131,9 @@ def make_session(
         path: the file; its external data lie beside it.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
         threads: CPU threads that share one run; 0 takes one a core.
-        files: where external data may lie, by their path from the file's folder; None allows any
-            file below that folder.
+        files: the bundle's files, by their path from the file's folder, where external data may
+            lie; None for a graph that is no stranger's: any file below that folder, and weights of
+            any size.
         flattened: whether it is a graph of ``mrnn flatten``, with its one loop.
 
     Raises:
@@ -144,8 +145,9 @@ def make_session(
         raise UsageError(f"threads must not be negative, not {threads}")
     word = resolve(provider)
     graph = checked_graph(path, files, flattened=flattened)
-    # Kernels keep a second copy of their weights, in an order of their own.
-    if 2 * graph.constants > memory_limit():
+    # Kernels keep a second copy of their weights, in an order of their own. The estimate is far too
+    # high for some nets with attention masks, and graphs that we made ourselves need none.
+    if files is not None and 2 * graph.constants > memory_limit():
         raise BundleError(
             f"{path} may take {2 * graph.constants >> 20} MB for its weights alone",
             hint=f"allow it more than {memory_limit() >> 20}: MRNN_MEMORY_MB=...",

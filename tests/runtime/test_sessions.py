@@ -201,8 +201,9 @@ def test_what_is_computed_at_load_time_is_bounded(tmp_path, products):
 
 def test_a_limit_that_is_too_low_says_so(tiny_bundle, monkeypatch):
     monkeypatch.setattr(sessions, "memory_limit", lambda: 2**10)
+    make_session(tiny_bundle / "encoder.onnx", "cpu")
     with pytest.raises(BundleError, match="MRNN_MEMORY_MB"):
-        make_session(tiny_bundle / "encoder.onnx", "cpu")
+        make_session(tiny_bundle / "encoder.onnx", "cpu", files=["encoder.onnx"])
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "1e3", "x", "9" * 99, "\u00b2"])

@@ -1,6 +1,6 @@
 """Fit what makes a confidence of a bundle's candidates, and measure what it is worth. No torch.
 
-A caption counts as good where its CIDEr-D with what people said about the photo, document
+A caption counts as good where its CIDEr-D with the reference captions of the photo, document
 frequencies those of the split, reaches a number. Logistic regression of that on the signals of
 :func:`mrnn_runtime.build.signals`.
 """
@@ -158,9 +158,9 @@ def _measure(
     options = captioner.bundle.decode_options
     candidates = decode_all(captioner, images, None, options)
     worths = cider_of(captioner, candidates, [example.captions for example in examples])
-    found = [signals(row[0], row) for row in candidates]
+    values = [signals(row[0], row) for row in candidates]
     return (
-        np.array([[one[name] for name in SIGNALS] for one in found]),
+        np.array([[one[name] for name in SIGNALS] for one in values]),
         np.array([row[0] for row in worths]),
     )
 

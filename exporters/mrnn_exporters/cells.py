@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mrnn_exporters.nets import NetConfig
 
 
-def _loud(net: CaptionNet) -> CaptionNet:
-    """Start E as loud as P I: without a multimodal layer the recurrence alone hears the word."""
+def _unit_embedding(net: CaptionNet) -> CaptionNet:
+    """Initialise E with unit variance, that of P I: the recurrence alone takes in the word."""
     nn.init.normal_(net.embedding.weight)
     return net
 
@@ -54,7 +54,7 @@ def simple_rnn(config: NetConfig) -> CaptionNet:
     """Build Elman's net, language only: r = sigmoid(U [w; r(t-1)] + b), y = softmax(V r + b)."""
     sized = config.sized()
     recurrence = ElmanRecurrence(sized.word, sized.recurrent)
-    return _loud(CaptionNet(sized, recurrence, multimodal=False, layers=1))
+    return _unit_embedding(CaptionNet(sized, recurrence, multimodal=False, layers=1))
 
 
 def no_emb_input(config: NetConfig) -> CaptionNet:
@@ -106,21 +106,27 @@ def lstm(config: NetConfig) -> CaptionNet:
 
 
 def nic(config: NetConfig) -> CaptionNet:
-    """Build NIC's net: an LSTM of 512 whose first input, before the start sign, is P I."""
+    """Build NIC's net: an LSTM of 512 whose first input, before <bos>, is P I."""
     sized = config.sized(word=512, recurrent=512)
     recurrence = LongShortTerm(sized.word, sized.recurrent)
-    return _loud(CaptionNet(sized, recurrence, image=("before",), multimodal=False, layers=1))
+    return _unit_embedding(
+        CaptionNet(sized, recurrence, image=("before",), multimodal=False, layers=1)
+    )
 
 
 def lrcn(config: NetConfig) -> CaptionNet:
     """Build LRCN's net: four stacked LSTM of 1000; the lowest one takes w(t) + P I at each step."""
     sized = config.sized(word=1000, recurrent=1000)
     recurrence = LongShortTerm(sized.word, sized.recurrent, layers=4)
-    return _loud(CaptionNet(sized, recurrence, image=("every",), multimodal=False, layers=1))
+    return _unit_embedding(
+        CaptionNet(sized, recurrence, image=("every",), multimodal=False, layers=1)
+    )
 
 
 def deepvs(config: NetConfig) -> CaptionNet:
     """Build DeepVS's net: h(t) = ReLU(W_x (w(t) + [t = 1] P I) + W_h h(t-1) + b)."""
     sized = config.sized(word=300, recurrent=300)
     recurrence = ElmanRecurrence(sized.word, sized.recurrent, relu=True)
-    return _loud(CaptionNet(sized, recurrence, image=("start",), multimodal=False, layers=1))
+    return _unit_embedding(
+        CaptionNet(sized, recurrence, image=("start",), multimodal=False, layers=1)
+    )

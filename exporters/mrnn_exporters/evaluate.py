@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class SearchOptions:
     """How captions are searched for; what is None or empty is the bundle's default.
 
     Attributes:
@@ -43,8 +43,8 @@ class Search:
         m: similarities that count in a consensus; a row each.
         references: the folder of the references, or None for the bundle's.
         leave_one_out: whether a reference that is the photo itself has no vote.
-        oracle: whether to add a row of the candidates that agree most with what people said about
-            the very photo: what a perfect reranker could reach.
+        oracle: whether to add a row of the candidates that agree most with the reference captions
+            of the photo itself: what a perfect reranker could reach.
     """
 
     decoder: str | None = None
@@ -122,7 +122,7 @@ def run(
     dataset: str,
     root: Path,
     split: str = "test",
-    search: Search | None = None,
+    search: SearchOptions | None = None,
     limit: int | None = None,
     tokeniser: str | None = None,
     provider: str = "auto",
@@ -163,21 +163,21 @@ def run(
         )
     # One thread a graph: the cores share the photos instead, which is twice as fast.
     captioner = load(model, provider=provider, threads=1)
-    wanted = search or Search()
+    wanted = search or SearchOptions()
     options = captioner.options(beam_size=wanted.beam_size, length_penalty=wanted.length_penalty)
     choices = _choices(captioner, wanted)
     examples, images = encode(captioner, examples)
     perplexity = measure_perplexity(captioner, images, [e.captions for e in examples])
     candidates = decode_all(captioner, images, wanted.decoder, options)
-    said = [e.captions for e in examples]
+    reference_captions = [e.captions for e in examples]
     rows, used, chosen = [], "", []
     for name, rerank in choices:
-        scores = _scores(captioner, images, candidates, said, name, rerank)
+        scores = _scores(captioner, images, candidates, reference_captions, name, rerank)
         best = [
             row[int(np.argmax(numbers))] for row, numbers in zip(candidates, scores, strict=True)
         ]
         texts = [captioner.vocabulary.decode(candidate.tokens) for candidate in best]
-        measures = metrics.measure(said, texts, tokeniser=tokeniser)
+        measures = metrics.measure(reference_captions, texts, tokeniser=tokeniser)
         rows.append(Row(reranker=name, k=rerank.k, m=rerank.m, measures=measures.values))
         used = measures.tokeniser
         chosen.append(texts)
@@ -224,16 +224,14 @@ def _write_coco_results(
     file.write_text(json.dumps(records), encoding="utf-8")
 
 
-def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOptions]]:
+def _choices(captioner: Captioner, search: SearchOptions) -> list[tuple[str, RerankOptions]]:
     """Return who chooses among the candidates, and how: a row each.
 
     Raises:
         UsageError: an unknown reranker, or a number out of range.
         BundleError: there are no references where a reranker needs some, or they are damaged.
     """
-    preprocess = captioner.bundle.preprocess
-    nothing = np.empty((0, preprocess.height, preprocess.width, 3), np.uint8)
-    nobody = captioner.encoder.encode(nothing)
+    no_images = captioner.encode([])
     choices = []
     for name in search.rerankers or (captioner.bundle.reranker or "none",):
         sizes = product(search.k or (None,), search.m or (None,))
@@ -241,7 +239,7 @@ def _choices(captioner: Captioner, search: Search) -> list[tuple[str, RerankOpti
             rerank = RerankOptions(
                 k=k, m=m, references=search.references, leave_one_out=search.leave_one_out
             )
-            _scores(captioner, nobody, [], [], name, rerank)  # mistakes come out before the work
+            _scores(captioner, no_images, [], [], name, rerank)  # names and references are checked
             choices.append((name, rerank))
     return [*choices, *([("oracle", RerankOptions())] if search.oracle else [])]
 
@@ -254,41 +252,46 @@ def decode_all(
     rows = np.arange(len(images))
     parts = [images.take(rows[i : i + PHOTOS]) for i in range(0, len(rows), PHOTOS)]
     decode = partial(captioner.decode, decoder=decoder, options=kept)
-    return [found for part in on_all_cores(decode, parts, "captions") for found in part]
+    return [kept for part in on_all_cores(decode, parts, "captions") for kept in part]
 
 
 def _scores(
     captioner: Captioner,
     images: EncodedImages,
     candidates: Sequence[Sequence[Candidate]],
-    said: Sequence[Sequence[str]],
+    reference_captions: Sequence[Sequence[str]],
     reranker: str,
     rerank: RerankOptions,
 ) -> list[list[float]]:
     if reranker == "none":
         return [[-float(place) for place in range(len(row))] for row in candidates]
     if reranker == "oracle":
-        return cider_of(captioner, candidates, said)
+        return cider_of(captioner, candidates, reference_captions)
     return captioner.rerank(images, candidates, reranker=reranker, options=rerank)
 
 
 def cider_of(
     captioner: Captioner,
     candidates: Sequence[Sequence[Candidate]],
-    said: Sequence[Sequence[str]],
+    reference_captions: Sequence[Sequence[str]],
 ) -> list[list[float]]:
-    """Return each candidate's CIDEr-D with what people said about the very photo.
+    """Return each candidate's CIDEr-D with the reference captions of its photo.
 
     The document frequencies are those of the split, as in pycocoevalcap's figures.
     """
-    ids = iter(captioner.vocabulary.encode_all([text for group in said for text in group]))
-    captions = [[next(ids) for _ in group] for group in said]
-    nowhere = np.zeros((len(said), 1), np.float32)
+    ids = iter(
+        captioner.vocabulary.encode_all([text for group in reference_captions for text in group])
+    )
+    captions = [[next(ids) for _ in group] for group in reference_captions]
+    no_features = np.zeros((len(reference_captions), 1), np.float32)
     truth = build_references(
-        [str(i) for i in range(len(said))], nowhere, captions, captioner.vocabulary.size
+        [str(i) for i in range(len(reference_captions))],
+        no_features,
+        captions,
+        captioner.vocabulary.size,
     )
     scores = [[0.0] * len(row) for row in candidates]
-    for place, name in enumerate(truth.images):  # photos about which nobody said a word are not in
+    for place, name in enumerate(truth.images):  # photos without a reference caption are left out
         hypotheses = [candidate.tokens for candidate in candidates[int(name)]]
         similarity = cider_d(hypotheses, truth.captions_of(np.array([place])), truth.frequencies)
         scores[int(name)] = similarity.mean(axis=1).tolist()

@@ -186,7 +186,7 @@ def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
             f"- data: {', '.join(name for name, _ in config.datasets)}, {facts['photos']['train']}"
             f" training photos, {facts['captions']['train']} captions",
             f"- net: {config.cell}, {facts['parameters']:,} parameters, {facts['vocabulary_size']}"
-            f" words and signs, on {config.backbone} features ({facts['weights_id']})",
+            f" words and special tokens, on {config.backbone} features ({facts['weights_id']})",
             f"- training: {facts['epochs']} epochs, best dev perplexity {facts['dev_perplexity']}",
             "",
         ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mrnn_exporters.nets import Cell
 
 OPSET = 17
-# Smaller tensors (biases, norms) stay float32: they cost nothing and feel rounding most.
+# Smaller tensors (biases, norms) stay float32: they take little room and lose most by rounding.
 LARGE = 4096
 
 
@@ -36,7 +36,7 @@ class EncoderGraph(nn.Module):
         Args:
             backbone: the CNN.
             cell: what its feature goes into.
-            reference: what reference_feature is: ``refined``, the cell's opinion, or ``cnn``, the
+            reference: what reference_feature is: ``refined``, ``Cell.reference``, or ``cnn``, the
                 CNN's feature.
         """
         super().__init__()
@@ -122,7 +122,7 @@ def save_beside(model: onnx.ModelProto, path: Path) -> None:
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)  # onnx appends to what is there
     onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
-    if data.exists():  # else nothing was large
+    if data.exists():  # else no weight was large
         data.chmod(path.stat().st_mode)
 
 
@@ -217,8 +217,8 @@ def _export(
             # loads.
             training=torch.onnx.TrainingMode.PRESERVE,
         )
-        found = module(*example)
-    results = (found,) if isinstance(found, Tensor) else found
+        output = module(*example)
+    results = (output,) if isinstance(output, Tensor) else output
     model = onnx.load(path)
     # Tracing loses the width of some outputs; torch knows them all.
     for value, result in zip(model.graph.output, results, strict=True):

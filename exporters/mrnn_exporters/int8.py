@@ -192,8 +192,8 @@ def _means(
     (image,) = session.get_inputs()
     sums = dict.fromkeys(wanted, np.zeros(()))
     for one in images:
-        found = session.run(wanted, {image.name: one[np.newaxis]})
-        for name, array in zip(wanted, found, strict=True):
+        arrays = session.run(wanted, {image.name: one[np.newaxis]})
+        for name, array in zip(wanted, arrays, strict=True):
             sums[name] = sums[name] + array.mean(axis=(0, 2, 3), dtype=np.float64)
     return {name: total / len(images) for name, total in sums.items()}
 
@@ -227,11 +227,11 @@ def _quantized(
             reduce_range=True,
             nodes_to_quantize=[node.name for node in _integer_nodes(model, convolutions)],
         )
-        found = onnx.load(path)
-    del found.metadata_props[:]
-    store_half(found)
-    onnx.checker.check_model(found, full_check=True)
-    return found
+        quantized = onnx.load(path)
+    del quantized.metadata_props[:]
+    store_half(quantized)
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
 
 
 def _integer_nodes(model: ModelProto, convolutions: Sequence[NodeProto]) -> list[NodeProto]:
@@ -315,7 +315,7 @@ def _set(tensor: TensorProto, values: NDArray[np.floating[Any]]) -> None:
 
 
 def _replace_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Give a graph other nodes, and drop the nodes and the weights that nothing uses any more."""
+    """Give a graph other nodes, and drop the nodes and the weights that are not used any more."""
     graph = model.graph
     wanted = {value.name for value in graph.output}
     kept = []

@@ -45,7 +45,7 @@ def java() -> str | None:
 def measure(
     references: Sequence[Sequence[str]], captions: Sequence[str], *, tokeniser: str | None = None
 ) -> Measures:
-    """Measure one caption per photo against what people wrote.
+    """Measure one caption per photo against its reference captions.
 
     Args:
         references: per photo its captions, at least one, as the corpus has them.

@@ -255,19 +255,19 @@ class CaptionNet(nn.Module):
         Each only where the net has it; image_drive is the image's part in the gates.
         """
         image = unit_rms(features)
-        found: list[Tensor] = []
+        encoded: list[Tensor] = []
         if "multimodal" in self.image:
             seen = self.drive(image) if self.shared else image
-            found.append(self.from_image(seen) * (2.0 / 3.0))
+            encoded.append(self.from_image(seen) * (2.0 / 3.0))
         if self.image & {"every", "start"}:
             drive = self.drive(image)
-            nothing = self.recurrence.gates(torch.zeros_like(drive))
-            found.append(self.recurrence.gates(drive) - nothing)
+            bias = self.recurrence.gates(torch.zeros_like(drive))
+            encoded.append(self.recurrence.gates(drive) - bias)
         if "before" in self.image:
             # One row for all: a traced graph would keep the number of rows that it saw.
             zeros = tuple(image.new_zeros(1, t.size) for t in self.recurrence.state)
-            found += self.recurrence.advance(self.recurrence.gates(self.drive(image)), zeros)
-        return tuple(found)
+            encoded += self.recurrence.advance(self.recurrence.gates(self.drive(image)), zeros)
+        return tuple(encoded)
 
     def reference(self, features: Tensor) -> Tensor:
         """Features [n, d] -> g2(V_I I), [n, m]; the feature itself where there is no V_I."""

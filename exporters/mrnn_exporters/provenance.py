@@ -40,8 +40,11 @@ def training(bundle: Bundle) -> dict[str, Any]:
     """Return cell, seed and number of epochs, as far as the bundle says."""
     config = bundle.training.get("config")
     config = config if isinstance(config, dict) else {}
-    found = {"cell": config.get("cell"), "seed": config.get("seed")}
-    return {**found, "epochs": bundle.training.get("epochs")}
+    return {
+        "cell": config.get("cell"),
+        "seed": config.get("seed"),
+        "epochs": bundle.training.get("epochs"),
+    }
 
 
 def commit() -> str | None:
@@ -62,10 +65,10 @@ def commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # one of onnxruntime's two wheels, or a checkout
             continue
-    return found
+    return installed

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mrnn_runtime import Bundle, Candidate, Captioner, EncodedImages
 
 AGREEMENT = 0.9
-CALIBRATION = 64  # photos show the ranges well enough; more change nothing
+CALIBRATION = 64  # photos show the ranges well enough
 BATCH = 4
 
 
@@ -40,7 +40,7 @@ class Comparison:
 
     Attributes:
         photos: that both captioned, as the bundle says.
-        agreement: along the first model's captions, share of the words, end signs counted, where
+        agreement: along the first model's captions, share of the words, <eos> counted, where
             both models find the same one most likely.
         same: share of the photos whose caption is the same word by word.
         speed: how many times faster encoding and decoding is, one thread, the median of the
@@ -70,8 +70,8 @@ def run(
     Args:
         model: the folder of a bundle, or the name of an installed model.
         output: the new bundle's folder; must be new or empty.
-        examples: photos to take the ranges of activations from, and to compare on; those that
-            nobody described will do.
+        examples: photos to take the ranges of activations from, and to compare on, with or
+            without captions.
         name: what users will call the model; by default the old name and ``-int8``.
         agreement: the least agreement with which the bundle is written.
 
@@ -164,21 +164,21 @@ def _compare(
         images = np.stack(photos[start : start + BATCH])
         done = [_caption(captioner, images) for captioner in pair]
         ratios.append(done[0].seconds / done[1].seconds)
-        for found, one in zip(captions, done, strict=True):
-            found.extend(one.captions)
+        for collected, one in zip(captions, done, strict=True):
+            collected.extend(one.captions)
         first, second = (
             _likeliest(captioner, one.images, done[0].captions)
             for captioner, one in zip(pair, done, strict=True)
         )
         agreed += [a == b for a, b in zip(first, second, strict=True)]
     texts = [
-        [captioner.vocabulary.decode(caption.tokens) for caption in found]
-        for captioner, found in zip(pair, captions, strict=True)
+        [captioner.vocabulary.decode(caption.tokens) for caption in its_captions]
+        for captioner, its_captions in zip(pair, captions, strict=True)
     ]
-    said = [example.captions for example in examples]
+    reference_captions = [example.captions for example in examples]
     cider = [
-        metrics.measure(said, found, tokeniser="plain").values["CIDEr"]
-        for found in (texts if all(said) else ())
+        metrics.measure(reference_captions, its_texts, tokeniser="plain").values["CIDEr"]
+        for its_texts in (texts if all(reference_captions) else ())
     ]
     graphs = [sum(_bytes(captioner.bundle)) for captioner in pair]
     return Comparison(
@@ -202,7 +202,7 @@ def _caption(captioner: Captioner, pixels: NDArray[np.uint8]) -> _Captioned:
     """Encode and decode images, uint8 [n, h, w, 3], and take the time."""
     start = time.perf_counter()
     images = captioner.encoder.encode(pixels)
-    captions = [found[0] for found in captioner.decode(images)]
+    captions = [candidates[0] for candidates in captioner.decode(images)]
     return _Captioned(images, captions, time.perf_counter() - start)
 
 
@@ -215,11 +215,11 @@ def _likeliest(
     words = np.full((lengths.max() + 1, len(captions)), model.tokens.bos)
     for column, caption in enumerate(captions):
         words[1 : 1 + len(caption.tokens), column] = caption.tokens
-    found: list[int] = []
+    tokens: list[int] = []
     for place, row in enumerate(words):
         scores, state = model.step(row, state, 1)
-        found += scores.ids[lengths >= place, 0].tolist()
-    return found
+        tokens += scores.ids[lengths >= place, 0].tolist()
+    return tokens
 
 
 def _bytes(bundle: Bundle) -> list[int]:
@@ -230,8 +230,8 @@ def _carry_references(old: Bundle, new: Bundle, folder: Path) -> None:
     """Copy the references; what the new encoder makes of a photo is close to what theirs did."""
     there = old.folder / (old.references or "")
     source = json.loads((there / "references.json").read_text(encoding="utf-8"))["source"]
-    said = there / "captions.jsonl"
-    lines = map(json.loads, said.read_text(encoding="utf-8").splitlines()) if said.exists() else ()
+    kept = there / "captions.jsonl"
+    lines = map(json.loads, kept.read_text(encoding="utf-8").splitlines()) if kept.exists() else ()
     save_references(
         load_references(old),
         folder,

@@ -145,8 +145,8 @@ class LongShortTerm(nn.Module):
     def __init__(self, word: int, size: int, *, layers: int = 1) -> None:
         """Orthogonal recurrent weights; forget gates start open.
 
-        An LSTM gives out about a quarter of what it takes in, half a gate twice; so that the top of
-        a stack hears of the word at all, the layers above the first take their input four times.
+        With its input and output gates at one half, as they start, an LSTM attenuates its input to
+        about a quarter; the layers above the first scale theirs by four to make up for it.
         """
         super().__init__()
         self.inputs = nn.ModuleList(nn.Linear(size if i else word, 4 * size) for i in range(layers))

@@ -125,24 +125,24 @@ def run(
             hint="retrieval wants a net with an image input",
         )
     examples, images = encode(captioner, datasets.read(dataset, root, split)[:limit])
-    said = [
+    sentences = [
         (row, ids)
         for row, example in enumerate(examples)
         for sentence in example.captions
         if (ids := captioner.vocabulary.encode(sentence))
     ]
-    scorer = load_scorer(captioner.model, [ids for _, ids in said])
+    scorer = load_scorer(captioner.model, [ids for _, ids in sentences])
     others = _sample(captioner, datasets.read(dataset, root, "train"), background, seed)
     prior = log_mean(_score(scorer, others, cache, "background"))
     scores = _score(scorer, images, cache, "sentences")
-    of = np.array([row for row, _ in said])
+    of = np.array([row for row, _ in sentences])
     return RetrievalReport(
         command=command,
         model=provenance.model(bundle),
         dataset=dataset,
         split=split,
         images=len(images),
-        sentences=len(said),
+        sentences=len(sentences),
         background=len(others),
         seed=seed,
         sentence_retrieval=measures(sentence_ranks(scores - prior, of)),
@@ -205,9 +205,9 @@ def _score(scorer: Scorer, images: EncodedImages, cache: Path, what: str) -> NDA
     folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, len(images), _BLOCK))
     job = partial(_score_block, scorer, images, folder)
-    found = np.concatenate(list(on_all_cores(job, starts, what)))
+    scores = np.concatenate(list(on_all_cores(job, starts, what)))
     shutil.rmtree(folder)
-    return found
+    return scores
 
 
 def _score_block(

@@ -1,9 +1,9 @@
-"""A finish for a net: reward its captions by CIDEr-D, beside the likelihood of what people said.
+"""Fine-tuning with a CIDEr-D reward, beside the likelihood of the reference captions.
 
 For each photo several captions are drawn from the net; each is worth what it has in common with
 the captions that people wrote (Vedantam et al., 2015), and those that are worth more than their
 mean become more probable: the policy gradient of Rennie et al. (2017), with the mean of the other
-samples for a baseline. The end sign counts as a word, so that a caption is not cut in mid-air.
+samples for a baseline. <eos> counts as a word, so that a caption is not cut in mid-air.
 
 Letters in shapes: b photos, r rows (photos times samples), s tokens of a packed batch.
 """
@@ -38,7 +38,7 @@ class CiderReward:
     """
 
     def __init__(self, captions: Sequence[Sequence[Sequence[int]]], vocabulary_size: int) -> None:
-        """Take the captions of each photo as word ids, each without start sign and end sign."""
+        """Take the captions of each photo as word ids, each without <bos> and <eos>."""
         ended = [[[*caption, _EOS] for caption in group] for group in captions]
         self._references = build_references(
             [str(i) for i in range(len(ended))],
@@ -56,9 +56,9 @@ class CiderReward:
 
 
 def sample(net: Cell, features: Tensor, *, max_words: int) -> list[list[int]]:
-    """Draw one caption for each row of features, float32 [r, d]; the end sign is its last token.
+    """Draw one caption for each row of features, float32 [r, d]; <eos> is its last token.
 
-    A caption that reaches ``max_words`` words has no end sign. None is empty.
+    A caption that reaches ``max_words`` words has no <eos>. None is empty.
     """
     with torch.no_grad():
         step = net.step()

@@ -1,4 +1,4 @@
-"""How likely a bundle finds sentences that people wrote, teacher-forced through the runtime.
+"""The log-probability of given sentences, teacher-forced through the runtime.
 
 :func:`log_probs` takes any pairs of photo and sentence; perplexity is one use of it.
 """
@@ -27,11 +27,11 @@ _ROWS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perplexity:
-    """How surprised a model is by what people wrote.
+    """How well a model predicts the sentences of a data set.
 
     Attributes:
-        value: 2 ** (mean -log2 P) over words and end signs.
-        words: how many words and end signs there were.
+        value: 2 ** (mean -log2 P) over words and <eos>.
+        words: how many words and <eos> there were.
         unknown: how many of them were counted as <unk>.
         vocabulary_size: V; perplexities of different vocabularies do not compare.
         min_count: a word seen less often in training is <unk>; None where the bundle does not say.
@@ -64,11 +64,11 @@ def measure_perplexity(
     pairs.sort(key=lambda pair: -len(pair[1]))  # a block of equal lengths has no idle rows
     blocks = [pairs[i : i + _ROWS] for i in range(0, len(pairs), _ROWS)]
     totals = on_all_cores(partial(log_probs, model, images), blocks, "perplexity")
-    surprise = -math.fsum(float(part.sum()) for part in totals)
+    cost = -math.fsum(float(part.sum()) for part in totals)
     words = sum(len(ids) + 1 for _, ids in pairs)
     training = captioner.bundle.training.get("config", {})
     return Perplexity(
-        value=math.exp(surprise / words),
+        value=math.exp(cost / words),
         words=words,
         unknown=sum(ids.count(model.tokens.unk) for _, ids in pairs),
         vocabulary_size=model.vocabulary_size,
@@ -79,7 +79,7 @@ def measure_perplexity(
 def log_probs(
     model: StepModel, images: EncodedImages, pairs: Sequence[tuple[int, Sequence[int]]]
 ) -> NDArray[np.float64]:
-    """Return ln P(sentence | photo), the end sign counted, float64 [s].
+    """Return ln P(sentence | photo), <eos> counted, float64 [s].
 
     Each pair is the photo's row in ``images`` and the sentence's word ids. All sentences are the
     rows of one call a step; the longest first, so that those that have ended are cut off behind.

@@ -1,6 +1,6 @@
 """Training of a cell on frozen CNN features, by PyTorch Lightning.
 
-The cost is the paper's: the mean over all words of -log P(w_n | w_<n, I), end sign counted. A run
+The cost is the paper's: the mean over all words of -log P(w_n | w_<n, I), <eos> counted. A run
 is a function of its configuration: order, views and dropout are drawn from (seed, epoch or step),
 so one that was killed and resumed ends with the weights of one that was not.
 """
@@ -60,8 +60,8 @@ class Batch(NamedTuple):
     """Captions of one step, longest first.
 
     Attributes:
-        tokens: int64 packed [s], start sign and words.
-        target: int64 [s], words and end sign.
+        tokens: int64 packed [s], <bos> and words.
+        target: int64 [s], words and <eos>.
         features: float32 [b, d].
         photos: which photo of the split each caption belongs to, b of them.
     """
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
         return Batch(tokens, self.target.to(device), self.features.to(device), self.photos)
 
 
-class Captions(Dataset[tuple[list[int], Tensor, int]]):
+class CaptionDataset(Dataset[tuple[list[int], Tensor, int]]):
     """All captions of a split, each with one view of its photo: a different one each epoch."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Captions(Dataset[tuple[list[int], Tensor, int]]):
         return sentence, torch.from_numpy(np.asarray(view[row], np.float32)), row
 
     def by_photo(self) -> list[list[list[int]]]:
-        """Return the captions of each photo as word ids, without start sign and end sign."""
+        """Return the captions of each photo as word ids, without <bos> and <eos>."""
         groups: list[list[list[int]]] = [[] for _ in self.views[0]]
         for row, sentence in self.sentences:
             groups[row].append(sentence[1:-1])
@@ -128,7 +128,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
 
 def collate(items: list[tuple[list[int], Tensor, int]]) -> Batch:
-    """Make a batch of what ``Captions`` gives."""
+    """Make a batch of what ``CaptionDataset`` gives."""
     items = sorted(items, key=lambda item: -len(item[0]))
     return Batch(
         tokens=pack([sentence[:-1] for sentence, _, _ in items]),
@@ -141,7 +141,7 @@ def collate(items: list[tuple[list[int], Tensor, int]]) -> Batch:
 class Data(lightning.LightningDataModule):
     """The two splits that training looks at."""
 
-    def __init__(self, config: TrainConfig, train: Captions, dev: Captions) -> None:
+    def __init__(self, config: TrainConfig, train: CaptionDataset, dev: CaptionDataset) -> None:
         """Keep the captions of both."""
         super().__init__()
         self.config, self.train, self.dev = config, train, dev
@@ -155,7 +155,7 @@ class Data(lightning.LightningDataModule):
         return self._loader(self.dev, shuffle=False)
 
     def _loader(
-        self, captions: Captions, *, shuffle: bool
+        self, captions: CaptionDataset, *, shuffle: bool
     ) -> DataLoader[tuple[list[int], Tensor, int]]:
         trainer = self.trainer
         assert trainer is not None
@@ -304,16 +304,16 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         _claim(config, output, resume=resume)
         tokenizer.save(str(output / "tokenizer.json"))
 
-    def captions(split: str, views: Sequence[str]) -> Captions:
+    def captions(split: str, views: Sequence[str]) -> CaptionDataset:
         if config.sentences:  # all are said of one image of zeros, whose image term is zero
             zeros = np.zeros((1, backbone.feature_size), np.float16)
             sayings = [datasets.Example(Path(), tuple(said[split]))]
-            return Captions(sayings, [zeros], tokenizer, config.max_words)
+            return CaptionDataset(sayings, [zeros], tokenizer, config.max_words)
         paths = [example.path for example in examples[split]]
         arrays = [
             features.features(backbone, paths, view, cache, name=config.backbone) for view in views
         ]
-        return Captions(examples[split], arrays, tokenizer, config.max_words)
+        return CaptionDataset(examples[split], arrays, tokenizer, config.max_words)
 
     data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
     reward = None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mrnn_exporters import plugin, references
-from mrnn_exporters.evaluate import Search, run
+from mrnn_exporters.evaluate import SearchOptions, run
 from mrnn_exporters.metrics import measure
 from mrnn_exporters.scoring import log_probs, measure_perplexity
 from mrnn_runtime import Captioner, load
@@ -121,13 +121,15 @@ def test_the_captions_are_those_of_mrnn_caption(tiny_bundle: Path, corpus: Path)
         for path, text in zip(paths, said, strict=True)
     ]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    report = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    report = plain_run(tiny_bundle, corpus, search=SearchOptions(decoder="greedy"))
     assert report.measures["ROUGE-L"] == pytest.approx(1.0)
     assert report.search["decoder"] == "greedy"
 
 
 def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> None:
-    report = plain_run(tiny_bundle, corpus, search=Search(beam_size=2, length_penalty=0.5), limit=2)
+    report = plain_run(
+        tiny_bundle, corpus, search=SearchOptions(beam_size=2, length_penalty=0.5), limit=2
+    )
     assert (report.images, report.captions, report.split) == (2, 5, "test")
     assert report.model["name"] == "tiny"
     assert re.fullmatch("[0-9a-f]{64}", report.model["sha256"])
@@ -145,7 +147,9 @@ def test_the_report_says_what_was_measured(tiny_bundle: Path, corpus: Path) -> N
 
 
 def test_rerankers_choose_among_the_same_candidates(tiny_bundle: Path, corpus: Path) -> None:
-    search = Search(beam_size=4, rerankers=("none", "log-prob", "length-normalised"), oracle=True)
+    search = SearchOptions(
+        beam_size=4, rerankers=("none", "log-prob", "length-normalised"), oracle=True
+    )
     report = plain_run(tiny_bundle, corpus, search=search)
     assert [row.reranker for row in report.rows] == [
         "none",
@@ -173,7 +177,7 @@ def test_the_oracle_takes_what_was_really_said(tiny_bundle: Path, corpus: Path) 
         for path, text in zip(paths, worst, strict=True)
     ]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    report = plain_run(tiny_bundle, corpus, search=Search(beam_size=4, oracle=True))
+    report = plain_run(tiny_bundle, corpus, search=SearchOptions(beam_size=4, oracle=True))
     assert [row.reranker for row in report.rows] == ["none", "oracle"]
     assert report.rows[1].measures["ROUGE-L"] == pytest.approx(1)
     assert report.rows[0].measures["ROUGE-L"] < 1
@@ -188,7 +192,7 @@ def test_k_and_m_are_swept_without_decoding_again(
     monkeypatch.setattr(
         Captioner, "decode", lambda *args, **options: calls.append(1) or decode(*args, **options)
     )
-    search = Search(
+    search = SearchOptions(
         beam_size=4,
         rerankers=("none", "consensus-cider"),
         k=(1, 3),
@@ -209,12 +213,12 @@ def test_k_and_m_are_swept_without_decoding_again(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"search": Search(rerankers=("nobody",))}, "unknown reranker"),
-        ({"search": Search(rerankers=("consensus-cider",), k=(0,))}, "k must be"),
+        ({"search": SearchOptions(rerankers=("nobody",))}, "unknown reranker"),
+        ({"search": SearchOptions(rerankers=("consensus-cider",), k=(0,))}, "k must be"),
         ({"limit": 0}, "limit"),
         ({"split": "train"}, "no photo in split train"),
-        ({"search": Search(decoder="bean")}, "unknown decoder"),
-        ({"search": Search(beam_size=0)}, "beam_size"),
+        ({"search": SearchOptions(decoder="bean")}, "unknown decoder"),
+        ({"search": SearchOptions(beam_size=0)}, "beam_size"),
         ({"tokeniser": "bert"}, "tokeniser"),
     ],
 )
@@ -241,7 +245,7 @@ def test_a_few_broken_photos_are_left_out(tiny_bundle: Path, corpus: Path, make_
     paths[50].write_bytes(b"no photo")
     records = [{"file": p.name, "captions": ["a dog"], "split": "test"} for p in paths]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    report = plain_run(tiny_bundle, corpus, search=Search(decoder="greedy"))
+    report = plain_run(tiny_bundle, corpus, search=SearchOptions(decoder="greedy"))
     assert (report.images, report.captions, report.perplexity.words) == (100, 100, 300)
 
 

@@ -169,7 +169,7 @@ def evaluate(
         _show_ranks(report)
     else:
         from mrnn_exporters import metrics
-        from mrnn_exporters.evaluate import Search, run
+        from mrnn_exporters.evaluate import SearchOptions, run
 
         if tokeniser is None and metrics.java() is None:
             note = "no Java here: plain tokeniser instead of PTB's, and no METEOR"
@@ -179,7 +179,7 @@ def evaluate(
             dataset=dataset,
             root=root,
             split=split,
-            search=Search(
+            search=SearchOptions(
                 decoder=decoder,
                 beam_size=beam_size,
                 rerankers=tuple(reranker or ()),
@@ -255,11 +255,11 @@ def _show_ranks(report: RetrievalReport) -> None:
     table.add_column("task", no_wrap=True)
     for name in report.sentence_retrieval:
         table.add_column(name, justify="right")
-    for task, found in (
+    for task, recalls in (
         ("photo to sentence", report.sentence_retrieval),
         ("sentence to photo", report.image_retrieval),
     ):
-        table.add_row(task, *(f"{value:.1f}" for value in found.values()))
+        table.add_row(task, *(f"{value:.1f}" for value in recalls.values()))
     console.print(table)
 
 

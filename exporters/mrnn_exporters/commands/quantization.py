@@ -64,16 +64,19 @@ def quantize(
     else:
         examples = [Example(path, ()) for path in find_images([calibration or Path()])]
     examples = examples[:: max(1, len(examples) // limit)][:limit]
-    bundle, found, kept = quantize.run(model, output, examples, name=name, agreement=agreement)
+    bundle, comparison, kept = quantize.run(model, output, examples, name=name, agreement=agreement)
     figures = [
         *(("still fp32", part) for part in kept),
-        ("size", f"{found.size:.0%} of the graphs' bytes"),
-        ("speed", f"{found.speed:.2f} times, encoding and decoding on one thread"),
-        ("agreement", f"{found.agreement:.1%} of the likeliest words, {found.photos} photos"),
-        ("captions", f"{found.same:.1%} word by word the same"),
+        ("size", f"{comparison.size:.0%} of the graphs' bytes"),
+        ("speed", f"{comparison.speed:.2f} times, encoding and decoding on one thread"),
+        (
+            "agreement",
+            f"{comparison.agreement:.1%} of the likeliest words, {comparison.photos} photos",
+        ),
+        ("captions", f"{comparison.same:.1%} word by word the same"),
     ]
-    if found.cider:
-        before, after = found.cider
+    if comparison.cider:
+        before, after = comparison.cider
         figures.append(("CIDEr", f"{after:.3f}, before {before:.3f}"))
     typer.echo(f"{bundle.folder}: {bundle.name}")
     for label, value in figures:

@@ -35,18 +35,18 @@ def coco(root: Path, split: str) -> list[Example]:
     if len(train) == 1 and len(val) == 1:
         if split == "train":
             return list(_captions(root, train[0]).values())
-        found = _captions(root, val[0])
-        ranked = sorted(found, key=lambda i: hashlib.sha256(i.encode()).digest())
+        examples = _captions(root, val[0])
+        ranked = sorted(examples, key=lambda i: hashlib.sha256(i.encode()).digest())
         dev = min(DEV, len(ranked) * 4 // 5)
         part = ranked[:dev] if split == "dev" else ranked[dev : dev + TEST]
-        return [found[i] for i in sorted(part, key=list(found).index)]
+        return [examples[i] for i in sorted(part, key=list(examples).index)]
     if len(files) != 1:
         raise UsageError(
             f"{root}: holds {len(files)} files captions*.json",
             hint="wanted: one caption file, or captions_train*.json and captions_val*.json",
         )
-    found = _captions(root, files[0])
-    return [found[i] for i in split_of(root, split, found)]
+    examples = _captions(root, files[0])
+    return [examples[i] for i in split_of(root, split, examples)]
 
 
 def _captions(root: Path, path: Path) -> Mapping[str, Example]:
@@ -74,9 +74,9 @@ def _captions(root: Path, path: Path) -> Mapping[str, Example]:
                 raise damaged(path, f"annotations[{i}]", "expected image_id and caption")
     photos = next((p for p in places if any((p / n).is_file() for n in names.values())), places[2])
     return {
-        str(key): Example(photos / names[key], tuple(said), key)
-        for key, said in sentences.items()
-        if said
+        str(key): Example(photos / names[key], tuple(captions), key)
+        for key, captions in sentences.items()
+        if captions
     }
 
 
@@ -100,23 +100,23 @@ def karpathy(root: Path, split: str) -> list[Example]:
     for i, image in enumerate(_records(path, load_json(path), "images")):
         match image:
             case {"filename": str(name), "split": str(part), "sentences": list(sentences)}:
-                said = tuple(
+                captions = tuple(
                     str(s.get("raw", "")).strip() for s in sentences if isinstance(s, dict)
                 )
             case _:
                 raise damaged(path, f"images[{i}]", "expected filename, split and sentences")
-        if not said or not all(said):
+        if not captions or not all(captions):
             raise damaged(path, f"images[{i}]", f"{name}: a sentence has no raw text")
         if part in wanted:
             inner, number = image.get("filepath"), image.get("cocoid")
             place = f"{inner}/{name}" if isinstance(inner, str) and inner else name
-            chosen.append((place, said, number if isinstance(number, int) else None))
+            chosen.append((place, captions, number if isinstance(number, int) else None))
     places = [
         root / p
         for p in ("images", "", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")
     ]
     photos = next((p for p in places if any((p / n).is_file() for n, *_ in chosen)), places[0])
-    return [Example(photos / name, said, number) for name, said, number in chosen]
+    return [Example(photos / name, captions, number) for name, captions, number in chosen]
 
 
 def _records(path: Path, document: Any, key: str) -> list[Any]:  # noqa: ANN401 - from JSON

@@ -18,7 +18,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One photo and what people said about it.
+    """One photo and its reference captions.
 
     Attributes:
         path: the photo.
@@ -134,11 +134,11 @@ def token_file(path: Path) -> Mapping[str, tuple[str, ...]]:
     Raises:
         UsageError: a line is not of that form.
     """
-    found: dict[str, list[tuple[int, str]]] = {}
+    captions: dict[str, list[tuple[int, str]]] = {}
     for number, line in lines(path):
         label, tab, caption = line.partition("\t")
         name, mark, index = label.rpartition("#")
         if not (tab and mark and name and index.isdecimal() and caption.strip()):
             raise damaged(path, number, "expected name.jpg#number, a tab and a caption")
-        found.setdefault(name, []).append((int(index), caption.strip()))
-    return {name: tuple(c for _, c in sorted(numbered)) for name, numbered in found.items()}
+        captions.setdefault(name, []).append((int(index), caption.strip()))
+    return {name: tuple(c for _, c in sorted(numbered)) for name, numbered in captions.items()}

@@ -39,8 +39,8 @@ def pixels_become_features(build: Build) -> None:
     backbone = _random(build)
     features = _features(backbone, _images(backbone, 2))
     wanted = (torch.float32, (2, backbone.feature_size))
-    found = (features.dtype, tuple(features.shape))
-    require(found == wanted, f"it gives {found}, not {wanted}")
+    given = (features.dtype, tuple(features.shape))
+    require(given == wanted, f"it gives {given}, not {wanted}")
     require(bool(torch.isfinite(features).all()), "features are not finite")
     require(not _close(features[0], features[1]), "two images have the same feature")
 

@@ -47,8 +47,8 @@ def a_step_returns_the_state_that_it_declares(build: Build) -> None:
     cell, features = _make(build)
     logits, *after = _step(cell, [1, 4, 5], *_start(cell, features))
     wanted = [(3, CONFIG.vocabulary_size), *((3, tensor.size) for tensor in cell.state)]
-    found = [tuple(tensor.shape) for tensor in (logits, *after)]
-    require(found == wanted, f"a step gives {found}, not {wanted}")
+    given = [tuple(tensor.shape) for tensor in (logits, *after)]
+    require(given == wanted, f"a step gives {given}, not {wanted}")
     types = {tensor.dtype for tensor in (logits, *after)}
     require(types == {torch.float32}, f"a step gives {types}, not float32")
     require(len({t.name for t in cell.state}) == len(cell.state), "two states have one name")
@@ -92,7 +92,7 @@ def it_learns(build: Build) -> None:
     """A few steps of training on three sentences halve the loss."""
     cell, features = _make(build)
     require(isinstance(cell, nn.Module), "it is no torch.nn.Module")
-    assert isinstance(cell, nn.Module)  # tells a type checker what require has found
+    assert isinstance(cell, nn.Module)  # tells a type checker what require has checked
     inputs, targets = pack([s[:-1] for s in SENTENCES]), pack([s[1:] for s in SENTENCES])
     optimiser = torch.optim.Adam(cell.parameters(), lr=0.03)
     losses = []
@@ -118,10 +118,10 @@ def onnx_runtime_computes_the_same_step(build: Build) -> None:
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         feeds |= {"token": np.array([1, 4, 5]), "k": np.array([1])}
         outputs = ["log_probs", *(f"next_{name}" for name in names)]
-        found = make_session(path, "cpu", 1).run(outputs, feeds)
+        given = make_session(path, "cpu", 1).run(outputs, feeds)
     logits, *after = _step(cell, [1, 4, 5], images, state)
     expected = (logits.log_softmax(dim=1), *after)
-    for name, one, other in zip(outputs, found, expected, strict=True):
+    for name, one, other in zip(outputs, given, expected, strict=True):
         require(_close(torch.from_numpy(one), other), f"{name} differs")
 
 

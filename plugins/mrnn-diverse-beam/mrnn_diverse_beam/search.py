@@ -29,7 +29,7 @@ class DiverseBeam:
         log_prob(hypothesis) + log_prob(token) - strength * n(token),
 
     where n(token) counts how often the groups before it have appended that token at this step
-    (Hamming diversity). The end sign costs nothing: a caption may end where another one does. The
+    (Hamming diversity). <eos> costs nothing: a caption may end where another one does. The
     penalty is of one step: it is part of no hypothesis' log-probability and of no score.
 
     ``beam_size`` is the size of all groups together; they differ by at most one hypothesis. Each
@@ -70,7 +70,7 @@ class DiverseBeam:
         sizes = _sizes(options.beam_size, self._groups)
         beams = [[_Group(size, [image]) for size in sizes] for image in range(len(images))]
         while True:
-            # One row gives at most one end sign; all groups together penalise fewer words than
+            # One row gives at most one <eos>; all groups together penalise fewer words than
             # ``beam_size``. So these hold the best words of any group.
             ids, gains, state = constraints.best(rows, options.beam_size + 1)
             step = _Step(rows, ids.tolist(), gains.tolist(), model.tokens.eos, options)
@@ -109,7 +109,7 @@ class _Step:
         rows: r hypotheses.
         ids: per row its k best tokens.
         gains: per row their log-probabilities, -inf where forbidden.
-        eos: the id of the end sign.
+        eos: the id of <eos>.
         options: the options.
     """
 
@@ -136,13 +136,13 @@ class _Group:
     Attributes:
         size: how many hypotheses it keeps.
         rows: where its live hypotheses are, best first; groups of an image start from the same row.
-        found: its captions that are done.
+        candidates: its captions that are done.
         ended: the log-probabilities of the best ``size`` finished ones, rising.
     """
 
     size: int
     rows: list[int]
-    found: list[Candidate] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
 
     def advance(self, step: _Step, said: Counter[int], strength: float) -> list[_Continuation]:
@@ -157,13 +157,13 @@ class _Group:
         full = step.rows.length == step.options.max_length
         ends = {one.row: one.log_prob for one in ranked[: self.size] if one.token == step.eos}
         for row, log_prob in ends.items():
-            self.found.append(step.candidate(row, log_prob, finished=True))
+            self.candidates.append(step.candidate(row, log_prob, finished=True))
         self.ended = sorted([*self.ended, *ends.values()])[-self.size :]
         for row in self.rows:
             stuck = max(step.gains[row]) == -np.inf
             if stuck or (full and row not in ends):
                 log_prob = float(step.rows.log_prob[row])
-                self.found.append(step.candidate(row, log_prob, finished=False))
+                self.candidates.append(step.candidate(row, log_prob, finished=False))
         live = [one for one in ranked if one.token != step.eos][: self.size]
         if full or not live:
             return []
@@ -195,8 +195,8 @@ def _sizes(beam_size: int, groups: int) -> list[int]:
 
 def _best(groups: Sequence[_Group], n_best: int) -> list[Candidate]:
     """Return the best captions of all groups; one that several found counts once."""
-    found = [one for group in groups for one in group.found]
+    candidates = [one for group in groups for one in group.candidates]
     unique: dict[tuple[int, ...], Candidate] = {}
-    for one in rank(found, len(found)):
+    for one in rank(candidates, len(candidates)):
         unique.setdefault(one.tokens, one)
     return list(unique.values())[:n_best]

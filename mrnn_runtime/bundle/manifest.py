@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle.checksums import FileFact, file_facts
-from mrnn_runtime.decoding.confidence import SIGNALS, Calibration
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mrnn_runtime.bundle.fields import Fields
+    from mrnn_runtime.decoding.confidence import Calibration
 
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
@@ -254,6 +254,8 @@ def _rerank_options(node: Fields) -> dict[str, RerankOptions]:
 def _calibration(top: Fields) -> Calibration | None:
     if "confidence" not in top.values:  # not calibrated, or older than confidences
         return None
+    from mrnn_runtime.decoding.confidence import SIGNALS, Calibration  # needs numpy
+
     node = top.fields("confidence")
     weights = node.fields("weights")
     for name in weights.values:

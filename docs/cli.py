@@ -1,7 +1,7 @@
 """Write docs/reference/cli.md from the commands themselves: ``python docs/cli.py``.
 
-It holds the commands of mrnn-runtime, mrnn-exporters and mrnn-devtools. A test fails where the page
-is stale.
+It holds the commands of mrnn-runtime, mrnn-exporters, mrnn-devtools and mrnn-serve. A test fails
+where the page is stale.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
-SHOWN = {"mrnn-devtools", "mrnn-exporters"}
+SHOWN = {"mrnn-devtools", "mrnn-exporters", "mrnn-serve"}
 
 _HEAD = """\
 <!-- Written by docs/cli.py; edit the help texts of the commands instead. -->
@@ -28,8 +28,8 @@ _HEAD = """\
 
 Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
 `export`, `evaluate`, `index`, `quantize` and `flatten` come with `mrnn-exporters`, `bench` and
-`plugins new` with `mrnn-devtools`. Other plugins may bring further commands; `mrnn --help` lists
-what is installed.
+`plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`. Other plugins may bring further
+commands; `mrnn --help` lists what is installed.
 """
 
 

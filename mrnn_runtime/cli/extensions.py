@@ -29,6 +29,7 @@ _ELSEWHERE = {
         "bench": "Measure how fast a model captions",
         "plugins new": "Write a package for a plugin of your own",
     },
+    "mrnn-serve": {"serve": "Serve captions over HTTP"},
 }
 
 

@@ -509,6 +509,7 @@ def test_traceback_shows_where_an_error_arose(mrnn, tmp_path):
         *((name, "mrnn-exporters") for name in ("train", "export", "evaluate", "index")),
         ("bench", "mrnn-devtools"),
         ("plugins new", "mrnn-devtools"),
+        ("serve", "mrnn-serve"),
     ],
 )
 def test_commands_that_are_not_installed_say_what_to_install(mrnn, command, dist):

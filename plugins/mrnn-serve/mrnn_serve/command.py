@@ -72,8 +72,6 @@ def serve(
         Path | None,
         typer.Option(
             metavar="DIR",
-            exists=True,
-            file_okay=False,
             resolve_path=True,
             help="Below which /generate-caption (LibrePhotos) may name photos by path.",
             show_default=False,
@@ -132,6 +130,8 @@ def serve(
         )
     if api_key is not None and not (api_key.isascii() and api_key.strip() == api_key and api_key):
         raise UsageError("the API key must be ASCII without spaces at its ends")
+    if photos_folder is not None and not photos_folder.is_dir():
+        raise UsageError(f"{photos_folder} is no folder", hint="name the folder of the photos")
     if max_photos > queue:
         raise UsageError(f"a request of {max_photos} photos needs as long a queue, not {queue}")
     from mrnn_serve.app import Access, make_app

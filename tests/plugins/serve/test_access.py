@@ -77,6 +77,7 @@ def test_the_machine_itself_is_let_in(server, host):
         (["--host", "photos.example"], "--no-auth"),
         (["--api-key", " key"], "ASCII"),
         (["--api-key", "schlüssel"], "ASCII"),
+        (["--photos-folder", "no-such-folder"], "no folder"),
         (["--queue", "3", "--max-photos", "4"], "queue"),
     ],
 )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-    from mrnn_runtime import Captioner, Gallery
 
 site = pytest.importorskip("mrnn_web.site")
 flatten = pytest.importorskip("mrnn_exporters.flatten")
@@ -299,53 +298,40 @@ def test_keys_are_enough(page: Page, tiny_site: str, photos: Path) -> None:
     assert {"Choose a folder", "Save CSV", "Copy HTML", "3 candidates"} <= seen
 
 
-class Answering(Quiet):
-    """The page and the two endpoints of a server that it asks."""
+@pytest.fixture
+def real_server(tiny_bundle: Path) -> Iterator[str]:
+    """``mrnn serve`` with the tiny bundle, in a thread."""
+    pytest.importorskip("mrnn_serve.app", reason="mrnn-serve is not installed")
+    from mrnn_serve.app import Access, make_app
+    from mrnn_serve.limits import Limits
+    from mrnn_serve.observe import Metrics
+    from mrnn_serve.server import listen, make_server
+    from mrnn_serve.service import Service
 
-    captioner: Captioner
-    photos: Path
-    gallery: Gallery
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        results: list[dict[str, object]]
-        if self.path.startswith("/v1/caption"):
-            (one,) = self.captioner.caption(body)
-            results = [{"path": "1", "caption": one.text, "confidence": 0.5, "candidates": [],
-                        "neighbours": [{"image": "near.jpg", "distance": 1.0}]}]  # fmt: skip
-            if one.error:
-                results = [{"path": "1", "error": one.error.message}]
-        else:
-            assert body.count(b"filename=") == 3
-            places = sorted(self.photos.rglob("*.*"))
-            matches = find_photos(self.captioner, "a dog runs", self.gallery)
-            results = [{"index": places.index(match.path)} for match in matches]
-        answer = json.dumps({"results": results}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    service = Service({"tiny": captioner}, limits=Limits(), metrics=Metrics())
+    sock = listen("127.0.0.1", 0)
+    server = make_server(make_app(service, Access(), lambda _: None), grace=30)
+    thread = threading.Thread(target=server.run, args=([sock],))
+    thread.start()
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(60)
 
 
 def test_a_server_makes_the_captions_and_finds_photos(
-    page: Page, serve: Callable[..., str], tiny_bundle: Path, photos: Path, tmp_path: Path
+    page: Page, real_server: str, tiny_bundle: Path, photos: Path, tmp_path: Path
 ) -> None:
     captioner = load(tiny_bundle, provider="cpu")
-    gallery = open_gallery(captioner, [photos])
-    facts = {"captioner": captioner, "photos": photos, "gallery": gallery}
-    handler = type("Handler", (Answering,), facts)
-    visit(page, serve(partial(handler, directory=site.PAGE)))
+    visit(page, real_server)
     page.set_input_files("#folder", photos)
-    found = dict(results(page, 3))
-    wanted = {one.path.removeprefix(str(photos)): one.text for one in captioner.caption(photos)}
-    assert list(found.values()) == list(wanted.values())
-    assert all("confidence 50 %" in name for name in found)
-    assert page.locator(".neighbours summary").first.is_visible()
+    assert [text for _, text in results(page, 3)] == [one.text for one in captioner.caption(photos)]
     page.fill("#sentence", "a dog runs")
     page.keyboard.press("Enter")
     page.get_by_text("Sorted by").wait_for()
-    best = [match.path.name for match in find_photos(captioner, "a dog runs", gallery)]
-    assert [name.split(",")[0].split("/")[-1] for name, _ in results(page, 3)] == best
+    matches = find_photos(captioner, "a dog runs", open_gallery(captioner, [photos]))
+    best = [match.path.name for match in matches]
+    assert [name.split("/")[-1] for name, _ in results(page, 3)] == best
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     page.set_input_files("#files", tmp_path / "broken.jpg")
     assert results(page, 4)[-1][1] == "No caption"

@@ -22,9 +22,10 @@ from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.truncation import is_cut
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from typing import BinaryIO, NoReturn
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -164,12 +165,24 @@ def _wrong_kind(image: object) -> UsageError:
     )
 
 
-def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> list[Path]:
+def find_images(
+    paths: Iterable[str | Path],
+    *,
+    missing_ok: bool = False,
+    skipped: Counter[str] | None = None,
+) -> list[Path]:
     """Return the images that the paths stand for, in the order of the paths.
 
     A file stands for itself, whatever its name. A folder stands for the files below it that have
     one of IMAGE_SUFFIXES, sorted; hidden ones are left out, and links to folders are not followed.
-    With ``missing_ok`` what is neither file nor folder stands for itself too; reading it will fail.
+    A folder below it that cannot be read stands for itself; reading it will say why.
+
+    Args:
+        paths: files and folders.
+        missing_ok: whether a path that is neither, or a folder that cannot be read, stands for
+            itself as well.
+        skipped: is given the number of files in folders that are left out for their suffix, by
+            suffix. What belongs to a photo, such as photo.jpg.txt or photo.xmp, does not count.
 
     Raises:
         UsageError: a path does not exist, a folder cannot be read or holds no image.
@@ -178,7 +191,7 @@ def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> lis
     for path in map(Path, paths):
         # Unlike the methods of a Path, these take what may not be looked at for what is not there.
         if os.path.isdir(path):
-            found.extend(_walk(path))
+            found.extend(_walk(path, missing_ok, {} if skipped is None else skipped))
         elif missing_ok or os.path.isfile(path):
             found.append(path)
         else:
@@ -187,15 +200,30 @@ def find_images(paths: Iterable[str | Path], *, missing_ok: bool = False) -> lis
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
-    images = []
-    for place, folders, files in os.walk(folder, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
+def _walk(folder: Path, missing_ok: bool, skipped: dict[str, int]) -> list[Path]:
+    images: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            if place is folder and not missing_ok:
+                raise UsageError(
+                    f"{folder} cannot be read: {error.strerror}", hint="check its permissions"
+                ) from error
+            images.append(place)
+            continue
+        folders = {entry.name for entry in listed if _is_folder(entry)}
+        waiting += [place / name for name in folders if not os.path.islink(place / name)]
+        files = [entry.name for entry in listed if entry.name not in folders]
+        photos = {name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+        images += [place / name for name in photos]
+        for other in map(Path, set(files) - photos):
+            suffix = other.suffix.lower()
+            if other.stem not in photos and suffix != ".xmp":
+                skipped[suffix] = skipped.get(suffix, 0) + 1
     if not images:
         raise UsageError(
             f"{folder} holds no images", hint=f"looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -203,10 +231,11 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(images)
 
 
-def _unreadable(error: OSError) -> NoReturn:
-    raise UsageError(
-        f"{error.filename} cannot be read: {error.strerror}", hint="check its permissions"
-    ) from error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say
+        return False
 
 
 def read_image(
@@ -320,6 +349,8 @@ def _opened(source: ImageSource, name: str, max_pixels: int = MAX_PIXELS) -> Ite
             hint="scale it down, or allow more memory",
         ) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
+        if isinstance(error, OSError) and error.errno:  # which Pillow's own have not
+            raise _not_readable(name, error) from error
         raise ImageError(
             f"{name} cannot be read: {type(error).__name__}: {error}",
             hint="the file is damaged or incomplete; copy it again or save it anew",
@@ -343,7 +374,7 @@ def _decoder(source: ImageSource, name: str) -> AbstractContextManager[Image.Ima
 @contextmanager
 def _opened_file(path: str | Path) -> Iterator[Image.Image]:
     if not os.path.isfile(path):
-        raise ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
+        raise _no_file(path)
     # Given a path, Pillow maps some files into memory, and the process dies if one is cut then.
     with open(path, "rb") as file:
         before = os.fstat(file.fileno())
@@ -379,6 +410,25 @@ def _heic(file: BinaryIO, name: str) -> Image.Image:
         ) from error
     opened: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
     return opened
+
+
+def _no_file(path: str | Path) -> ImageError:
+    try:
+        if os.path.isdir(path):
+            os.scandir(path).close()
+        else:
+            os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return _not_readable(str(path), error)
+    return ImageError(f"{path} is missing, or is no ordinary file", hint="check the path")
+
+
+def _not_readable(name: str, error: OSError) -> ImageError:
+    return ImageError(
+        f"{name} cannot be read: {error.strerror}", hint="check its permissions and its place"
+    )
 
 
 def _too_large(name: str, max_pixels: int) -> ImageError:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrnn_runtime.bundle.atomic import replace_file
 from mrnn_runtime.bundle.fields import Fields, read_json
 from mrnn_runtime.errors import BundleError
 
@@ -103,9 +104,7 @@ def write_manifest(
         check(Fields(json.loads(text), root / name, hint=hint))
     except (TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"the manifest of {root} is no JSON: {error}") from error
-    scratch = root / f".{name}.{os.getpid()}"
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(root / name)
+    replace_file(root / name, text.encode())
 
 
 def unfilled(top: Fields) -> dict[str, Any]:

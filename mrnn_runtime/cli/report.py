@@ -7,16 +7,16 @@ wall, the page's own policy lets no script run but the one that is written here.
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from mrnn_runtime.errors import ImageError, UsageError
+from mrnn_runtime.bundle.atomic import replacing
+from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 from mrnn_runtime.images import thumbnail
 
 if TYPE_CHECKING:
@@ -35,34 +35,36 @@ def write_report(path: Path) -> Iterator[Callable[[Caption], None]]:
     becomes ``path`` when the block ends; where the block fails, ``path`` stays as it was.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be opened.
+        MrnnError: later, it cannot be written.
     """
-    partial = path.parent / f".{path.name}.partial"
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        # A file name may hold bytes that are no text.
-        file = partial.open("w", encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", hint="choose another file for the report"
-        ) from error
-    try:
-        with file:
-            page = _Page(file)
-            yield page.add
+    with ExitStack() as stack:
+        with _naming(path, UsageError, "choose another file for the report"):
+            page = _Page(stack.enter_context(replacing(path, through=True)))
+
+        def add(result: Caption) -> None:
+            with _naming(path, MrnnError, "make room"):
+                page.add(result)
+
+        yield add
+        with _naming(path, MrnnError, "make room"):
             page.end()
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            stack.close()
+
+
+@contextmanager
+def _naming(path: Path, kind: type[MrnnError], hint: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
 @dataclass(slots=True)
 class _Page:
     """A page that is being written."""
 
-    file: TextIO
+    file: BinaryIO
     photos: int = 0
     failed: int = 0
     compared: bool = False
@@ -71,12 +73,12 @@ class _Page:
     def add(self, result: Caption) -> None:
         """Write one photo; the first one says what the page's head has to say."""
         if not self.photos:
-            self.file.write(_head(result))
+            self._write(_head(result))
         self.photos += 1
         self.failed += result.error is not None
         self.compared |= len(result.candidates) > 1
         self.reranked |= _is_reranked(result.candidates)
-        self.file.write(_photo(result))
+        self._write(_photo(result))
 
     def end(self) -> None:
         """Write what is known only now."""
@@ -90,9 +92,12 @@ class _Page:
             )
         if self.reranked:
             lines.append("Lines lead from the decoder's order to the reranker's.")
-        self.file.write("</main>\n<footer>")
-        self.file.writelines(f"<p>{line}</p>" for line in lines)
-        self.file.write(f"</footer>\n<script>{_asset('js')}</script>\n</body>\n</html>\n")
+        self._write("</main>\n<footer>")
+        self._write("".join(f"<p>{line}</p>" for line in lines))
+        self._write(f"</footer>\n<script>{_asset('js')}</script>\n</body>\n</html>\n")
+
+    def _write(self, text: str) -> None:
+        self.file.write(text.encode("utf-8", "replace"))  # a file name may hold what is no text
 
 
 def _head(result: Caption) -> str:

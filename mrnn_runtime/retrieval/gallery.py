@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle.archives import read_archive
+from mrnn_runtime.bundle.atomic import replacing
 from mrnn_runtime.images import NamedImage, find_images, read_images
 from mrnn_runtime.types import EncodedImages
 
@@ -194,20 +195,15 @@ def _save(file: Path, known: Mapping[str, EncodedImages]) -> None:
     images = joined(parts[1:], parts[0])
     arrays: dict[str, Any] = {f"{_INPUTS}{name}": array for name, array in images.inputs.items()}
     names = np.frombuffer(json.dumps(list(known)).encode(), np.uint8)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with scratch.open("wb") as stream:
-                np.savez(
-                    stream,
-                    allow_pickle=False,
-                    names=names,
-                    reference_feature=images.reference_feature,
-                    **arrays,
-                )
-            scratch.replace(file)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with replacing(file) as stream:
+            np.savez(
+                stream,
+                allow_pickle=False,
+                names=names,
+                reference_feature=images.reference_feature,
+                **arrays,
+            )
     except OSError as error:
         _log.warning("%s cannot be written, the next query encodes again: %s", file, error)

@@ -193,14 +193,14 @@ class Captioner:
             PluginError: the decoder or the reranker does not load or, later, fails.
             BundleError: the reranker's references are missing, damaged or another model's.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {batch_size}")
-        if workers < 1:
-            raise UsageError(f"workers must be at least 1, not {workers}")
-        if memory < 1:
-            raise UsageError(f"memory must be at least 1 MB, not {memory}")
-        if readers is not None and readers < 0:
-            raise UsageError(f"readers must not be negative, not {readers}")
+        for name, value, least, most in (
+            ("batch_size", batch_size, 1, 1000),
+            ("workers", workers, 1, 1000),
+            ("readers", readers or 0, 0, 1000),
+            ("memory", memory, 1, 1 << 20),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"{name} must lie in {least}..{most}, not {value}")
         options = self.options(options, **changes)
         search = self.search(decoder, reranker, options=options, rerank=rerank, explain=explain)
         named = list_images(images, missing_ok=missing_ok)

@@ -88,18 +88,20 @@ class Scores:
     log_probs: NDArray[np.float32] | None = None
 
 
-# The least value of every whole-number option, and the closed range of every real one.
-_LEAST = {
-    "beam_size": 1,
-    "n_best": 1,
-    "min_length": 1,
-    "max_length": 1,
-    "no_repeat_ngram": 0,
-    "top_k": 0,
-    "seed": 0,
-    "deadline_ms": 0,
+# The closed range of every option that is a number: more would keep a machine busy for ever, fill
+# its memory, or mean nothing.
+_WHOLE = {
+    "beam_size": (1, 1000),
+    "n_best": (1, 1000),
+    "min_length": (1, 1000),
+    "max_length": (1, 1000),
+    "no_repeat_ngram": (0, 1000),
+    "top_k": (0, 1_000_000),
+    "seed": (0, 2**63 - 1),
+    "deadline_ms": (0, 86_400_000),
 }
-_RANGE = {"length_penalty": (0.0, 10.0), "temperature": (0.01, 100.0), "top_p": (1e-6, 1.0)}
+_REAL = {"length_penalty": (0.0, 10.0), "temperature": (0.01, 100.0), "top_p": (1e-6, 1.0)}
+_VOTES = (1, 100_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,8 @@ class DecodeOptions:
             not ``finished``.
         length_penalty: alpha in score = log_prob / length ** alpha, length in words and end sign;
             0 is the plain sum.
+        exact: whether beam search goes on until no live hypothesis can come among the n best any
+            more, even where ``beam_size`` captions are finished; it matters with a length penalty.
         no_repeat_ngram: no n-gram of this size occurs twice in a caption; 0 allows all.
         banned: token ids that no caption may contain; with the end sign's id no caption ends
             before max_length.
@@ -140,6 +144,7 @@ class DecodeOptions:
     min_length: int = 1
     max_length: int = 20
     length_penalty: float = 0.0
+    exact: bool = False
     no_repeat_ngram: int = 0
     banned: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
@@ -151,16 +156,16 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done, here and nowhere else."""
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not _is_whole(value, least):
-                raise UsageError(f"{name} must be a whole number >= {least}, not {value!r}")
-        for name, (low, high) in _RANGE.items():
+        for name, (least, most) in _WHOLE.items():
+            _check_whole(name, getattr(self, name), least, most)
+        for name, (low, high) in _REAL.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UsageError(f"{name} must be a number, not {value!r}")
             if not low <= value <= high:  # also refuses nan
-                raise UsageError(f"{name} must lie in {low:g}..{high:g}, not {value}")
+                raise UsageError(f"{name} must lie in {low:g}..{high:g}, not {value!s:.40}")
+        if not isinstance(self.exact, bool):
+            raise UsageError(f"exact must be True or False, not {self.exact!r}")
         for name in ("banned", "prefix"):
             ids = getattr(self, name)
             if not isinstance(ids, tuple) or not all(_is_whole(token, 0) for token in ids):
@@ -193,6 +198,7 @@ class DecodeChanges(TypedDict, total=False):
     min_length: int | None
     max_length: int | None
     length_penalty: float | None
+    exact: bool | None
     no_repeat_ngram: int | None
     banned_words: Sequence[str]
     prefix: str
@@ -227,9 +233,15 @@ class RerankOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
         for name in ("k", "m"):
-            value = getattr(self, name)
-            if value is not None and not _is_whole(value, 1):
-                raise UsageError(f"{name} must be a whole number >= 1, not {value!r}")
+            if (value := getattr(self, name)) is not None:
+                _check_whole(name, value, *_VOTES)
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if not _is_whole(value, least) or value > most:  # type: ignore[operator]
+        is_long = isinstance(value, int) and value.bit_length() > 64  # Python does not print it
+        shown = "one so large" if is_long else f"{value!r:.40}"
+        raise UsageError(f"{name} must be a whole number in {least}..{most}, not {shown}")
 
 
 def _is_whole(value: object, least: int) -> bool:

@@ -35,7 +35,8 @@ class Beam:
     An image is done when no live hypothesis can come among the ``n_best`` finished ones any more,
     or when ``beam_size`` finished ones are at least as probable as every live one: they hold all
     places of the beam. With a length penalty the second rule is what ends the search (and makes
-    beam size 1 greedy); a beam with room for all captions finds exactly the best ones.
+    beam size 1 greedy), though a longer caption might score higher yet; with ``exact`` it does not
+    hold. A beam with room for all captions finds exactly the best ones.
     """
 
     def decode(
@@ -181,7 +182,7 @@ class _Pool:
         still = np.ones(len(active), dtype=np.bool_)
         if self._scores.shape[1] == self._options.n_best:
             still &= self._scores[active, 0] < limit
-        if self._log_probs.shape[1] == self._options.beam_size:
+        if self._log_probs.shape[1] == self._options.beam_size and not self._options.exact:
             still &= self._log_probs[active, 0] < best
         return still
 

@@ -36,13 +36,12 @@ _TYPES = {
     "tensor(int8)": ("int8", 3),
     "tensor(uint8)": ("uint8", 2),
 }
-
-
 # Bytes that sessions of this process may take on the host, and more for each core.
 _MEMORY, _MEMORY_A_CORE = 2**31, 2**29
 _LARGEST_CONSTANT = "optimization.constant_folding_max_output_size_in_bytes"
 # Where ONNX Runtime looks for the weights of a model that it is given as bytes.
 _EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
+_MOST_THREADS = 1024
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -141,8 +140,8 @@ def make_session(
         ProviderError: the provider is not really there.
         BundleError: the file is refused, see :mod:`mrnn_runtime.engine.safety`, or does not load.
     """
-    if threads < 0:
-        raise UsageError(f"threads must not be negative, not {threads}")
+    if not 0 <= threads <= _MOST_THREADS:
+        raise UsageError(f"threads must lie in 0..{_MOST_THREADS}, not {threads}")
     word = resolve(provider)
     graph = checked_graph(path, files, flattened=flattened)
     # Kernels keep a second copy of their weights, in an order of their own. The estimate is far too

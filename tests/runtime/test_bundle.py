@@ -278,7 +278,7 @@ def test_a_name_that_leads_out_of_the_folder(tiny_copy, name):
         (("state", 0, "init"), "image_term", "image_term"),
         (("decode", "options", "beam_size"), 0, "decode.options"),
         (("decode", "options", "beam_size"), True, "decode.options.beam_size"),
-        (("decode", "options", "max_length"), 10**12, "decode.options.max_length must be at most"),
+        (("decode", "options", "max_length"), 10**12, "decode.options are refused: max_length"),
         (("preprocess", "width"), 10**6, "preprocess must ask for at most"),
         (("decode", "options", "beams"), 3, "decode.options.beams"),
         (("decode", "options", "length_penalty"), "1", "decode.options.length_penalty"),

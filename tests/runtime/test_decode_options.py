@@ -31,8 +31,19 @@ from mrnn_runtime.types import DecodeOptions
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"seed": -1},
+        {"beam_size": 1001},
+        {"beam_size": 2**31},
+        {"n_best": 2**31},
+        {"max_length": 10**400},
+        {"deadline_ms": 10**5000},
+        {"deadline_ms": -(10**5000)},
+        {"no_repeat_ngram": 10**400},
+        {"top_k": 2**31},
+        {"seed": 2**63},
+        {"length_penalty": 10**400},
+        {"exact": 1},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_a_value_out_of_range_is_refused_by_name(options):
     [name] = options
@@ -57,6 +68,7 @@ def test_values_that_clash_are_refused(options, message):
 
 def test_the_edges_are_allowed():
     DecodeOptions(min_length=4, max_length=4, prefix=(4, 5, 4, 6), no_repeat_ngram=2)
+    DecodeOptions(beam_size=1000, n_best=1000, max_length=1000, seed=2**63 - 1)
     DecodeOptions(length_penalty=10, temperature=100, top_p=1, top_k=1, n_best=9, beam_size=1)
     DecodeOptions(prefix=(4, 4), no_repeat_ngram=0)
 

@@ -107,6 +107,14 @@ def test_a_length_penalty_prefers_the_longer_caption():
     assert texts(decode(Beam(), model, n_best=2, length_penalty=2.0)[0]) == ["BC", "A"]
 
 
+def test_an_exact_search_goes_on_for_a_longer_caption_that_scores_higher():
+    model = Bigrams({BOS: {A: 0.6, B: 0.4}, A: {EOS: 1.0}, B: {C: 1.0}, C: {EOS: 0.9}})
+    options = {"beam_size": 1, "length_penalty": 2.0}
+    model.log_probs[A, B] = np.log(0.3)  # A is finished and more probable, A B C scores higher
+    assert texts(decode(Beam(), model, **options)[0]) == ["A"]
+    assert texts(decode(Beam(), model, **options, exact=True)[0]) == ["ABC"]
+
+
 def test_an_unfinished_caption_stands_behind_a_less_probable_finished_one():
     model = Bigrams({BOS: {A: 0.9, B: 0.1}, A: {A: 1.0}, B: {EOS: 0.3, B: 0.7}})
     found = decode(Beam(), model, max_length=1, beam_size=3, n_best=2)[0]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 import traceback
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import caption, doctor, extensions, models, output, plugins, search
+from mrnn_runtime.cli import (
+    caption,
+    doctor,
+    extensions,
+    models,
+    output,
+    plugins,
+    search,
+    stopping,
+)
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins.manager import is_strict, manager
 
@@ -28,22 +36,31 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: what follows the program's name; None takes it from the process.
     """
+    own_process = args is None
     args = sys.argv[1:] if args is None else args
+    if own_process:
+        stopping.fill_closed_streams()
     # Plugins fail before arguments are parsed. No option of the program itself takes a value.
     wanted = "--traceback" in takewhile(lambda arg: arg.startswith("-"), args)
     name = next((arg for arg in args if not arg.startswith("-")), "")
-    # The interpreter's last search for cycles would take a tenth of the time of one caption.
-    atexit.register(gc.freeze)
+    job = partial(_run, args, name, wanted=wanted)
+    if name in _OURS:
+        stopping.run(job, own_process=own_process)
+    else:  # a plugin's command may have a way of its own to stop
+        job()
+
+
+def _run(args: Sequence[str], name: str, *, wanted: bool) -> None:
     try:
         group = build(tracebacks=wanted, alone="" if is_strict() else name)
         group(args=args, prog_name="mrnn")
     except (MrnnError, OSError) as error:
         if wanted or is_strict():
             traceback.print_exception(error)
-        # An OSError is a full disk, say; what users can mend has been mapped before.
+        # An OSError is a full disk, say; what users can fix has been mapped before.
         sys.exit(output.complain(error if isinstance(error, MrnnError) else MrnnError(str(error))))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(stopping.INTERRUPTED)
 
 
 def build(*, tracebacks: bool = False, alone: str = "") -> TyperGroup:
@@ -83,6 +100,7 @@ def _name(command: CommandInfo) -> str:
     return str(command.name or getattr(command.callback, "__name__", ""))
 
 
+_OURS = frozenset({"caption", "doctor", "models", "rank", "search", "verify"})
 _EPILOG = """\b
 mrnn caption photos/                     caption every image of a folder
 mrnn caption a.jpg --format jsonl        with scores and candidates

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, nullcontext
+import time
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from mrnn_runtime.cli import files, results, sidecars
 from mrnn_runtime.cli import output as speech
-from mrnn_runtime.cli import results
+from mrnn_runtime.cli.targets import Targets
 from mrnn_runtime.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
-    from mrnn_runtime.types import Caption
 
 EXAMPLES = """\b
 mrnn caption dog.jpg
-mrnn caption photos/ --format jsonl --output captions.jsonl
-mrnn caption photos/ --format jsonl --output captions.jsonl --resume
+mrnn caption photos/ --output captions.jsonl
+mrnn caption photos/ --output captions.jsonl --resume
 mrnn caption photos/ --decoder greedy --ban man --ban woman
 mrnn caption dog.jpg --beam-size 10 --n-best 3
 mrnn caption dog.jpg --decoder sample --n-best 5 --seed 7
@@ -32,7 +29,6 @@ mrnn caption photos/ --min-confidence 0.5 --format jsonl
 """
 
 
-@results.stoppable()
 def caption(
     paths: Annotated[
         list[str],
@@ -123,6 +119,13 @@ def caption(
         float | None,
         typer.Option(metavar="A", help="Rank by log_prob / length ** A; 0 is the plain sum."),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="With a length penalty, search on until no hypothesis can win any more.",
+        ),
+    ] = False,
     no_repeat_ngram: Annotated[
         int | None, typer.Option(metavar="N", help="No n-gram of this size twice; 0 allows all.")
     ] = None,
@@ -186,26 +189,35 @@ def caption(
         ),
     ] = None,
     form: Annotated[
-        results.Format,
+        results.Format | None,
         typer.Option(
             "--format",
-            help="text: path, tab, caption. jsonl: one object an image. csv: one line an image.",
+            help="text: path, tab, caption. jsonl: one object an image. csv: one line an image. "
+            "Else what the name of --output ends in, or text.",
             rich_help_panel="Output",
         ),
-    ] = results.Format.TEXT,
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a file.")
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with --output, or with the sidecars: only what is not done yet."
+            "--resume",
+            help="Go on with --output (jsonl, csv), or with the sidecars: only what is not done "
+            "yet.",
         ),
     ] = False,
     sidecar: Annotated[
-        results.Sidecar | None,
-        typer.Option(help="Also write photo.jpg.txt or photo.jpg.json beside each photo."),
+        sidecars.Sidecar | None,
+        typer.Option(
+            help="Also write photo.jpg.txt, .json or .xmp beside each photo. An XMP file that is "
+            "there keeps all it says."
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a caption that an XMP file has.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -222,143 +234,102 @@ def caption(
     from mrnn_runtime.engine.sessions import cores
     from mrnn_runtime.types import RerankOptions
 
-    images = _images(paths)
-    if resume:
-        images = _rest(images, output, form, sidecar, report)
-    fresh = not (resume and output and output.exists() and output.stat().st_size)
-    rerank = RerankOptions(
-        k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
-    )
-    # Many images are shared among the cores; only a single one gets all of them to itself.
-    alone = len(images) <= 1
-    threads = (0 if alone else 1) if threads is None else threads
-    if workers is None:  # a graph with threads for all cores leaves none for a second worker
-        workers = 1 if alone or threads == 0 else max(1, cores() // threads)
-    captioner = load(model, provider=provider, threads=threads)
-    options = captioner.options(
-        beam_size=beam_size,
-        n_best=n_best,
-        min_length=min_length,
-        max_length=max_length,
-        length_penalty=length_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-        banned_words=ban or (),
-        prefix=prefix,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        deadline_ms=deadline_ms,
-    )
-    shown = options.n_best
-    if (reranker or captioner.bundle.reranker or "none") == "none":
-        if explain or rerank != RerankOptions():
-            raise UsageError(
-                "there is no reranker to take --references, --neighbours, --votes, --leave-one-out"
-                " or --explain",
-                hint="name one, for example --reranker consensus-cider",
-            )
-    elif report is not None:  # which shows all that the reranker chose among
-        options = replace(options, n_best=max(options.n_best, options.beam_size))
-    if min_confidence is not None:
-        calibration = captioner.bundle.calibration
-        if not (calibration and calibration.fits(decoder or captioner.bundle.decoder, options)):
-            raise UsageError(
-                f"{captioner.bundle.name} has no confidence for this search",
-                hint="use another model, or its own --decoder and --beam-size",
-            )
-    captions = captioner.caption(
-        images,
-        missing_ok=True,  # what was there a moment ago, or what stdin names
-        batch_size=batch_size,
-        workers=workers,
-        readers=readers,
-        memory=memory,
-        decoder=decoder,
-        reranker=reranker,
-        rerank=rerank,
-        explain=explain,
-        options=options,
-    )
-    failed = done = unsure = 0
-    try:
-        with (
-            _page(report) if report else nullcontext() as add,
-            results.records_to(output, append=resume) as write,
-            closing(captions),
-        ):
-            if fresh:
-                write(results.header(form))
-            for result in results.watched(captions, len(images)):
-                if add:
-                    add(result)
-                kept = replace(result, candidates=result.candidates[:shown])
-                if result.confidence is not None and result.confidence < (min_confidence or 0):
-                    kept = replace(kept, text="", candidates=())
-                    unsure += 1
-                # First what is beside the photo: who finds the record must find that as well.
-                if sidecar and kept.error is None:
-                    error = results.write_sidecar(kept, sidecar)
-                    kept = replace(kept, candidates=(), error=error) if error else kept
-                write(results.record(kept, form))
-                if kept.error is not None:
-                    failed += 1
-                    if form is results.Format.TEXT:
-                        speech.note(f"error: {kept.error}")
-                done += 1
-    except KeyboardInterrupt:
-        mend = "; --resume goes on" if output or sidecar else ""
-        speech.note(f"stopped after {done} of {len(images)} images{mend}")
-        raise
-    if unsure:
-        speech.note(f"{unsure} of {len(images)} captions kept back for a low confidence")
-    if failed:
-        speech.note(f"{failed} of {len(images)} images failed")
+    skipped: Counter[str] = Counter()
+    images = _images(paths, skipped)
+    targets = Targets(output, form or results.format_of(output), sidecar, report, overwrite)
+    targets.check(images)
+    with ExitStack() as stack:
+        if output:
+            stack.enter_context(files.locked(output))
+        if resume:
+            images = targets.rest(images)
+        rerank = RerankOptions(
+            k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
+        )
+        # Many images are shared among the cores; only a single one gets all of them to itself.
+        alone = len(images) <= 1
+        threads = (0 if alone else 1) if threads is None else threads
+        if workers is None:  # a graph with threads for all cores leaves none for a second worker
+            workers = 1 if alone or threads == 0 else max(1, cores() // threads)
+        captioner = load(model, provider=provider, threads=threads)
+        options = captioner.options(
+            beam_size=beam_size,
+            n_best=n_best,
+            min_length=min_length,
+            max_length=max_length,
+            length_penalty=length_penalty,
+            exact=exact or None,
+            no_repeat_ngram=no_repeat_ngram,
+            banned_words=ban or (),
+            prefix=prefix,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            deadline_ms=deadline_ms,
+        )
+        shown = options.n_best
+        if (reranker or captioner.bundle.reranker or "none") == "none":
+            if explain or rerank != RerankOptions():
+                raise UsageError(
+                    "there is no reranker to take --references, --neighbours, --votes,"
+                    " --leave-one-out or --explain",
+                    hint="name one, for example --reranker consensus-cider",
+                )
+        elif report is not None:  # which shows all that the reranker chose among
+            options = replace(options, n_best=max(options.n_best, options.beam_size))
+        if min_confidence is not None:
+            calibration = captioner.bundle.calibration
+            if not (calibration and calibration.fits(decoder or captioner.bundle.decoder, options)):
+                raise UsageError(
+                    f"{captioner.bundle.name} has no confidence for this search",
+                    hint="use another model, or its own --decoder and --beam-size",
+                )
+        captions = captioner.caption(
+            images,
+            missing_ok=True,  # what was there a moment ago, or what stdin names
+            batch_size=batch_size,
+            workers=workers,
+            readers=readers,
+            memory=memory,
+            decoder=decoder,
+            reranker=reranker,
+            rerank=rerank,
+            explain=explain,
+            options=options,
+        )
+        began = time.perf_counter()
+        tally = targets.write(
+            captions, len(images), shown, resume=resume, min_confidence=min_confidence or 0.0
+        )
+    if tally["unsure"]:
+        speech.note(f"{tally['unsure']} of {len(images)} captions kept back for a low confidence")
+    if tally["kept"]:
+        speech.note(
+            f"{tally['kept']} photos keep the caption of their XMP (--overwrite replaces it)"
+        )
+    seconds = time.perf_counter() - began
+    speech.summary(tally["captioned"], tally["failed"], skipped, seconds)
+    if tally["failed"]:
         raise typer.Exit(speech.SOME_IMAGES_FAILED)
 
 
-def _page(report: Path) -> AbstractContextManager[Callable[[Caption], None]]:
-    from mrnn_runtime.cli.report import write_report  # it takes a few milliseconds to import
+def _images(paths: list[str], skipped: Counter[str]) -> list[Path]:
+    """Return the images that are meant; one that stdin names need not exist.
 
-    return write_report(report)
-
-
-def _images(paths: list[str]) -> list[Path]:
-    """Return the images that are meant; one that stdin names need not exist."""
+    ``skipped`` counts the files of folders that are no images, by suffix.
+    """
     from mrnn_runtime.images import find_images
 
     found: list[Path] = []
     for path in paths:
         if path != "-":
-            found += find_images([path])
+            found += find_images([path], skipped=skipped)
             continue
+        if sys.stdin is None:
+            raise UsageError("stdin is closed, so - names no images", hint="name them as arguments")
         for line in sys.stdin:
             named = Path(line.rstrip("\r\n"))
             if line.strip():
-                found += find_images([named], missing_ok=True)
+                found += find_images([named], missing_ok=True, skipped=skipped)
     return found
-
-
-def _rest(
-    images: list[Path],
-    output: Path | None,
-    form: results.Format,
-    sidecar: results.Sidecar | None,
-    report: Path | None,
-) -> list[Path]:
-    """Return the images that are not done yet."""
-    if output:
-        if report:
-            raise UsageError(
-                "--report shows all images, --resume does only some", hint="leave one out"
-            )
-        done = results.resume(output, form, images)
-        rest = [image for image in images if str(image) not in done]
-    elif sidecar:
-        rest = [image for image in images if not results.sidecar(str(image), sidecar).exists()]
-    else:
-        raise UsageError(
-            "--resume does not know what is done", hint="name the results: --output or --sidecar"
-        )
-    speech.note(f"{len(images) - len(rest)} of {len(images)} images are done")
-    return rest

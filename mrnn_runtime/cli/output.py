@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -11,7 +12,9 @@ from typer.core import TyperCommand
 from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+T = TypeVar("T")
 
 SOME_IMAGES_FAILED = 1
 USAGE = 2
@@ -31,6 +34,50 @@ def complain(error: MrnnError) -> int:
     if isinstance(error, UsageError):
         return USAGE
     return SOME_IMAGES_FAILED if isinstance(error, ImageError) else ENVIRONMENT
+
+
+def summary(captioned: int, failed: int, skipped: Mapping[str, int], seconds: float) -> None:
+    """Write one line about a run to stderr.
+
+    Args:
+        captioned: images with a caption.
+        failed: images without.
+        skipped: files of folders that are no images, by suffix.
+        seconds: what the images took.
+    """
+    kinds = sorted(skipped.items(), key=lambda kind: (-kind[1], kind[0]))
+    listed = [f"{count} {suffix or 'without suffix'}" for suffix, count in kinds[:5]]
+    listed += ["..."] if len(kinds) > 5 else []
+    left_out = f"{sum(skipped.values())} skipped" + (f" ({', '.join(listed)})" if listed else "")
+    rate = (captioned + failed) / seconds if seconds else 0.0
+    note(f"{captioned} captioned, {failed} failed, {left_out}; {rate:.1f} images/s")
+
+
+def watched(things: Iterator[T], total: int) -> Iterator[T]:
+    """Pass things on, with a progress bar on stderr where that is a terminal."""
+    with progress(things, total) as passed:
+        yield from passed
+
+
+@contextmanager
+def progress(things: Iterator[T], total: int) -> Iterator[Iterator[T]]:
+    """Give the things, with a progress bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty() or total < 2:
+        yield things
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    # On a terminal that shows both streams, results must go above the bar; in a pipe, untouched.
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    ) as bar:
+        yield iter(bar.track(things, total=total))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

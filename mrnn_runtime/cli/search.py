@@ -65,7 +65,7 @@ def search(
     captioner = load(model, provider=provider)
     _tell_unknown(captioner, [sentence])
     where = None if no_cache else cache or default_cache()
-    gallery = open_gallery(captioner, paths, cache=where, watch=results.watched)
+    gallery = open_gallery(captioner, paths, cache=where, watch=speech.watched)
     _show(find_photos(captioner, sentence, gallery)[:top], as_json=as_json, named="path")
     _tell_failed(gallery)
 
@@ -117,11 +117,11 @@ def rank(
     _tell_unknown(captioner, wanted)
     galleries = []
     if background:
-        galleries.append(open_gallery(captioner, [background], watch=results.watched))
+        galleries.append(open_gallery(captioner, [background], watch=speech.watched))
         others = galleries[0].images
     else:
         others = load_background(captioner.bundle)
-    galleries.append(open_gallery(captioner, paths, watch=results.watched))
+    galleries.append(open_gallery(captioner, paths, watch=speech.watched))
     for matches in rank_sentences(captioner, wanted, galleries[-1], background=others):
         _show(matches[:top], as_json=as_json, named="sentence")
     _tell_failed(*galleries)

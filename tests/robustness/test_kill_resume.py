@@ -16,7 +16,7 @@ harness = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(harness)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "text"])
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_every_photo_is_there_once(tiny_bundle, tmp_path, form):
     random = np.random.default_rng(0)
     for i in range(600):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,12 +17,17 @@ def process(*args, **options):
     return subprocess.run(command, **options)
 
 
+def summary(*, captioned, failed=0, skipped="0 skipped"):
+    """The last line of a run, as the fixture ``caption`` gives it."""
+    return f"mrnn: {captioned} captioned, {failed} failed, {skipped}; N images/s\n"
+
+
 # mrnn caption
 
 
 def test_text_is_path_tab_caption_in_order(caption, photos):
     result = caption(photos)
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, summary(captioned=3))
     lines = [line.split("\t") for line in result.out.splitlines()]
     assert [path for path, _ in lines] == [
         str(photos / name) for name in ("a.png", "b.jpg", "sub/c.png")
@@ -31,7 +37,7 @@ def test_text_is_path_tab_caption_in_order(caption, photos):
 
 def test_jsonl_has_the_documented_fields(caption, photos):
     result = caption(photos / "a.png", "--format", "jsonl", "--n-best", 3)
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, summary(captioned=1))
     (record,) = map(json.loads, result.out.splitlines())
     assert list(record) == [
         "path",
@@ -52,6 +58,7 @@ def test_jsonl_has_the_documented_fields(caption, photos):
     assert record["candidates"][0] == {
         "caption": record["caption"],
         "log_prob": record["log_prob"],
+        "score": record["log_prob"],
     }
     assert record["provider"] == "CPUExecutionProvider"
     assert record["decoder"] == "beam"
@@ -74,18 +81,18 @@ def test_a_broken_image_does_not_stop_the_others(caption, photos, form):
     result = caption(photos, "--format", form)
     assert result.code == 1
     lines = result.out.splitlines()
-    summary = "mrnn: 1 of 4 images failed"
+    last = summary(captioned=3, failed=1)
     if form == "text":
         assert lines == good.out.splitlines()
-        complaint, last = result.err.splitlines()
+        complaint, rest = result.err.split("\n", 1)
         assert complaint.startswith("mrnn: error: ") and "aa.jpg" in complaint
-        assert last == summary
+        assert rest == last
     else:
         assert lines[:1] + lines[2:] == good.out.splitlines()
         record = json.loads(lines[1])
         assert list(record) == ["path", "error"]
         assert record["path"] == str(photos / "aa.jpg")
-        assert result.err.splitlines() == [summary]
+        assert result.err == last
 
 
 def test_a_pipe_among_the_photos_does_not_stop_the_others(caption, photos):
@@ -123,7 +130,7 @@ def test_output_goes_to_a_file(caption, photos, tmp_path):
     expected = caption(photos, "--format", "jsonl").out
     target = tmp_path / "captions.jsonl"
     result = caption(photos, "--format", "jsonl", "--output", target)
-    assert (result.code, result.out, result.err) == (0, "", "")
+    assert (result.code, result.out, result.err) == (0, "", summary(captioned=3))
     assert target.read_text("utf-8") == expected
 
 
@@ -138,6 +145,21 @@ def test_output_goes_to_a_file(caption, photos, tmp_path):
         (["--min-length", "9", "--max-length", "3"], "min_length 9"),
         (["--batch-size", "0"], "batch_size"),
         (["--threads", "-1"], "threads"),
+        (["--threads", 2**31], "threads must lie in 0..1024"),
+        (["--workers", 2**31], "workers must lie in 1..1000"),
+        (["--batch-size", 2**31], "batch_size must lie in 1..1000"),
+        (["--beam-size", 2**31], "beam_size must be a whole number in 1..1000"),
+        (["--n-best", 2**31], "n_best must be a whole number in 1..1000"),
+        (["--max-length", "9" * 400], "max_length must be a whole number in 1..1000"),
+        (["--min-length", "9" * 400], "min_length must be a whole number in 1..1000"),
+        (["--deadline-ms", "9" * 400], "deadline_ms must be a whole number in 0..86400000"),
+        (["--no-repeat-ngram", "9" * 400], "no_repeat_ngram"),
+        (["--top-k", "9" * 400], "top_k"),
+        (["--seed", "9" * 400], "seed"),
+        (["--seed", "9" * 5000], "--seed"),
+        (["--length-penalty", "9" * 400], "length_penalty"),
+        (["--neighbours", "9" * 400], "k must be a whole number in 1..100000"),
+        (["--votes", 2**31], "m must be a whole number in 1..100000"),
         (["--length-penalty", "nan"], "length_penalty"),
         (["--ban", "dgo"], "'dgo'"),
         (["--format", "xml"], "--format"),
@@ -553,7 +575,8 @@ def test_version_and_help(mrnn):
 def test_a_process_keeps_stdout_pure_and_returns_the_codes(photos, tiny_bundle):
     options = ("--model", tiny_bundle, "--provider", "cpu", "--format", "jsonl")
     good = process("caption", photos, *options)
-    assert (good.returncode, good.stderr) == (0, b"")
+    assert good.returncode == 0
+    assert re.fullmatch(rb"mrnn: 3 captioned, 0 failed, 0 skipped; [\d.]+ images/s\n", good.stderr)
     assert [json.loads(line)["path"] for line in good.stdout.splitlines()]
     (photos / "aa.jpg").write_bytes(b"")
     assert process("caption", photos, *options).returncode == 1

@@ -19,7 +19,8 @@ def records(caption):
 
     def run(*args):
         result = caption(*args, "--format", "jsonl")
-        assert (result.code, result.err) == (0, "")
+        assert result.code == 0
+        assert len(result.err.splitlines()) == 1
         return [json.loads(line) for line in result.out.splitlines()]
 
     return run
@@ -124,7 +125,7 @@ def test_candidates_carry_both_ranks_and_the_score(records, photos):
 def test_without_a_reranker_there_is_one_rank(records, photos):
     for record in records(photos, "--n-best", 3):
         assert record["reranker"] is None
-        assert all(list(one) == ["caption", "log_prob"] for one in record["candidates"])
+        assert all(list(one) == ["caption", "log_prob", "score"] for one in record["candidates"])
         assert "neighbours" not in record
 
 

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-FORMATS = ("text", "jsonl", "csv")
+from mrnn_runtime.cli.files import locked
+
+FORMATS = ("jsonl", "csv")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def many(tmp_path):
 
 def paths_in(output, form):
     """The paths of the good records, each record once."""
-    text = output.read_text()
+    text = output.read_bytes().decode()
     match form:
         case "text":
             return [line.split("\t")[0] for line in text.splitlines()]
@@ -41,7 +43,11 @@ def paths_in(output, form):
             records = map(json.loads, text.splitlines())
             return [r["path"] for r in records if "error" not in r]
         case "csv":
-            return [row["path"] for row in csv.DictReader(io.StringIO(text)) if not row["error"]]
+            return [
+                row["path"]
+                for row in csv.DictReader(io.StringIO(text, newline=""))
+                if not row["error"]
+            ]
 
 
 class TestCsv:
@@ -57,8 +63,9 @@ class TestCsv:
                 assert float(row["log_prob"]) == expected["log_prob"]
                 assert row["finished"] == str(expected["finished"]).lower()
 
-    def test_a_path_with_commas_quotes_and_lines(self, caption, many, tmp_path):
-        odd = many / 'a,"b"\nc.png'
+    @pytest.mark.parametrize("name", ['a,"b"\nc.png', "a\rb.png", "a\r\nb.png", '"', "a'b", ","])
+    def test_a_path_with_commas_quotes_and_lines(self, caption, many, tmp_path, name):
+        odd = many / name
         (many / "00.png").rename(odd)
         output = tmp_path / "out.csv"
         caption(odd, "--format", "csv", "--output", output)
@@ -92,14 +99,15 @@ class TestResume:
         assert sorted(paths_in(output, form)) == sorted(map(str, many.iterdir()))
         assert "broken" not in output.read_text()
 
-    def test_of_several_candidates_none_is_lost(self, caption, many, tmp_path):
+    @pytest.mark.parametrize("args", [["--format", "text"], []])
+    def test_text_is_not_gone_on_with(self, caption, many, tmp_path, args):
         output = tmp_path / "out"
-        options = ["--n-best", 3, "--output", output]
-        caption(many, *options)
-        whole = output.read_text().splitlines()
-        output.write_text("\n".join(whole[:7]) + "\n")  # the third image has one of three
-        caption(many, *options, "--resume")
-        assert sorted(output.read_text().splitlines()) == sorted(whole)
+        output.write_text("a\tb\nc\td\n")
+        found = caption(many, *args, "--output", output, "--resume")
+        assert found.code == 2
+        assert "--resume does not go on with text" in found.err
+        assert "jsonl" in found.err
+        assert output.read_text() == "a\tb\nc\td\n"
 
     def test_nothing_is_written_twice_where_all_is_done(self, caption, many, tmp_path):
         output = tmp_path / "out"
@@ -114,7 +122,8 @@ class TestResume:
         assert output.stat().st_ino == before.st_ino
 
     @pytest.mark.parametrize(
-        ("written", "read"), [("text", "jsonl"), ("jsonl", "csv"), ("csv", "jsonl")]
+        ("written", "read"),
+        [("text", "jsonl"), ("text", "csv"), ("jsonl", "csv"), ("csv", "jsonl")],
     )
     def test_another_format_is_refused(self, caption, many, tmp_path, written, read):
         output = tmp_path / "out"
@@ -148,14 +157,14 @@ class TestResume:
             assert sorted(output.read_bytes()) == sorted(data)
 
     def test_a_link_and_its_permissions_stay(self, caption, many, tmp_path):
-        real, output = tmp_path / "real", tmp_path / "out"
+        real, output = tmp_path / "real.jsonl", tmp_path / "out.jsonl"
         output.symlink_to(real)
         caption(many, "--output", output)
         real.chmod(0o600)
         caption(many, "--output", output, "--resume")
         assert output.is_symlink()
         assert real.stat().st_mode & 0o777 == 0o600
-        assert len(paths_in(real, "text")) == 11
+        assert len(paths_in(real, "jsonl")) == 11
 
     def test_it_must_know_what_is_done(self, caption, many, tmp_path):
         found = caption(many, "--resume")
@@ -170,8 +179,114 @@ class TestResume:
         caption(many / "00.png", "--output", output)
         assert paths_in(output, "text") == [str(many / "00.png")]
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"error": "disk full", "time": 12}',
+            '{"path": "x.jpg", "error": "disk full", "time": 12}',
+            '{"path": 5, "error": "disk full"}',
+            '{"path": "x.jpg", "caption": "a dog"}',
+            "[" * 100_000,
+            "[1]",
+            "7",
+            "",
+        ],
+        ids=lambda line: line[:30],
+    )
+    def test_a_foreign_line_among_ours_leaves_the_file_alone(self, caption, many, tmp_path, line):
+        output = tmp_path / "out.jsonl"
+        caption(many, "--output", output)
+        text = line + "\n" + output.read_text()
+        output.write_text(text)
+        found = caption(many, "--output", output, "--resume")
+        assert found.code == 2
+        assert "holds no results" in found.err
+        assert output.read_text() == text
+
+    @pytest.mark.parametrize("end", ["precious", '{"key": 1', "a\tb"])
+    def test_a_foreign_end_leaves_the_file_alone(self, caption, many, tmp_path, end):
+        output = tmp_path / "out.jsonl"
+        caption(many, "--output", output)
+        with output.open("a") as file:
+            file.write(end)
+        before = output.read_text()
+        assert caption(many, "--output", output, "--resume").code == 2
+        assert output.read_text() == before
+
+    @pytest.mark.parametrize(
+        "row", ["a,b", "a,b,c,d,,e", "a,b,-1.5,true,,", "a,b,-1,true,,e", "a,b,,,,"]
+    )
+    def test_a_foreign_row_leaves_the_file_alone(self, caption, many, tmp_path, row):
+        output = tmp_path / "out.csv"
+        caption(many / "00.png", "--output", output)
+        with output.open("a") as file:
+            file.write(row + "\n")
+        before = output.read_text()
+        is_ours = row == "a,b,-1.5,true,,"
+        found = caption(many / "00.png", "--output", output, "--resume")
+        assert found.code == (0 if is_ours else 2)
+        assert output.read_text() == before
+
+    def test_a_pipe_is_refused(self, caption, many, tmp_path):
+        os.mkfifo(tmp_path / "out.jsonl")
+        found = caption(many, "--output", tmp_path / "out.jsonl", "--resume")
+        assert found.code == 2
+        assert "is no file that --resume can read" in found.err
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("out.jsonl", "jsonl"),
+        ("out.NDJSON", "jsonl"),
+        ("out.csv", "csv"),
+        ("out.txt", "text"),
+        ("out", "text"),
+    ],
+)
+def test_the_name_of_the_output_decides_the_format(caption, many, tmp_path, name, form):
+    caption(many, "--output", tmp_path / name)
+    assert (tmp_path / name).read_text() == caption(many, "--format", form).out
+    caption(many, "--output", tmp_path / name, "--format", "text")
+    assert (tmp_path / name).read_text() == caption(many).out
+
+
+def test_n_best_are_in_the_order_of_their_scores(caption, many):
+    options = ("--length-penalty", 1, "--n-best", 5, "--format", "jsonl")
+    record = json.loads(caption(many / "00.png", *options).out)
+    scores = [one["score"] for one in record["candidates"]]
+    assert len(scores) > 1
+    assert scores == sorted(scores, reverse=True)
+    assert scores != [one["log_prob"] for one in record["candidates"]]
+
+
+def test_what_a_folder_holds_besides_is_counted(caption, many):
+    caption(many, "--sidecar", "txt")
+    for name in ("a.heic", "b.HEIC", "c.mov", "README", ".hidden.mov", "00.xmp"):
+        (many / name).touch()
+    err = caption(many, "--format", "jsonl").err
+    skipped = "4 skipped (2 .heic, 1 without suffix, 1 .mov)"
+    assert err == f"mrnn: 11 captioned, 1 failed, {skipped}; N images/s\n"
+
 
 class TestSidecar:
+    @pytest.mark.parametrize("length", [242, 243, 250, 251])
+    def test_of_a_name_as_long_as_there_can_be(self, caption, many, length):
+        photo = many / f"{'x' * (length - 4)}.png"
+        (many / "00.png").rename(photo)
+        found = caption(photo, "--sidecar", "txt")
+        assert (found.code, Path(f"{photo}.txt").read_text()) == (0, found.out.split("\t")[1])
+
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("precious")])
+    def test_a_stranger_cannot_lead_it_elsewhere(self, caption, many, make):
+        (many / "precious").write_text("precious")
+        make(many / "03.png.txt")
+        found = caption(many / "03.png", "--sidecar", "txt")
+        assert found.code == 0
+        assert (many / "precious").read_text() == "precious"
+        assert (many / "03.png.txt").read_text() == found.out.split("\t")[1]
+        assert not (many / "03.png.txt").is_symlink()
+
     def test_text(self, caption, many):
         found = caption(many, "--sidecar", "txt")
         said = dict(line.split("\t") for line in found.out.splitlines())
@@ -220,7 +335,7 @@ class TestStdin:
         assert paths[:3] == ["00.png", "03.png", "none.png"]
         assert len(paths) == 3 + 12
         assert found.code == 1
-        assert "2 of 15 images failed" in found.err
+        assert "13 captioned, 2 failed" in found.err
 
 
 def test_a_name_that_is_too_long_is_one_record(caption, many, monkeypatch):
@@ -228,6 +343,72 @@ def test_a_name_that_is_too_long_is_one_record(caption, many, monkeypatch):
     found = caption("-", "--format", "jsonl")
     assert found.code == 1
     assert ["error" in json.loads(line) for line in found.out.splitlines()] == [True, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_folder_beyond_the_longest_path_is_one_record(caption, many, tmp_path, monkeypatch):
+    monkeypatch.chdir(many)
+    for _ in range(20):
+        os.mkdir("d" * 240)
+        os.chdir("d" * 240)
+    found = caption(many, "--format", "jsonl")
+    records = list(map(json.loads, found.out.splitlines()))
+    assert found.code == 1
+    assert "11 captioned, 2 failed" in found.err
+    assert "File name too long" in records[-1]["error"]
+    assert len(os.fsencode(records[-1]["path"])) > 4096
+
+
+class TestTargets:
+    def test_a_photo_is_not_written_over(self, caption, many, tmp_path):
+        before = (many / "00.png").read_bytes()
+        os.link(many / "00.png", tmp_path / "link.jsonl")
+        for option in ("--output", "--report"):
+            for path in (many / "00.png", tmp_path / "link.jsonl"):
+                found = caption(many, option, path)
+                assert found.code == 2
+                assert f"{option} names the photo" in found.err
+        assert (many / "00.png").read_bytes() == before
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_output_and_report_are_two_files(self, caption, many, tmp_path, exists):
+        if exists:
+            (tmp_path / "x").write_text("precious")
+        found = caption(many, "--output", tmp_path / "x", "--report", tmp_path / "." / "x")
+        assert found.code == 2
+        assert "both name" in found.err
+        assert not exists or (tmp_path / "x").read_text() == "precious"
+
+    def test_a_report_goes_where_a_link_leads(self, caption, many, tmp_path):
+        (tmp_path / "link.html").symlink_to(tmp_path / "real.html")
+        caption(many, "--report", tmp_path / "link.html")
+        assert (tmp_path / "link.html").is_symlink()
+        assert (tmp_path / "real.html").read_text().startswith("<!doctype html>")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+    def test_a_report_leaves_a_device_a_device(self, caption, many):
+        found = caption(many, "--report", "/dev/full")
+        assert found.code == 3
+        assert "cannot write /dev/full: No space left" in found.err
+        assert Path("/dev/full").is_char_device()
+        assert caption(many, "--report", "/dev/null").code == 1
+        assert Path("/dev/null").is_char_device()
+
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("precious")])
+    def test_a_stranger_cannot_lead_the_lock_elsewhere(self, caption, many, tmp_path, make):
+        (tmp_path / "precious").write_text("precious")
+        with locked(tmp_path / "x.csv"):
+            (place,) = tmp_path.glob(".mrnn-*.lock")
+        make(place)
+        found = caption(many, "--output", tmp_path / "x.csv")
+        assert found.code == 1
+        assert "cannot be locked" in found.err
+        assert len((tmp_path / "x.csv").read_text().splitlines()) == 13
+        assert (tmp_path / "precious").read_text() == "precious"
+
+    def test_nothing_is_left_behind(self, caption, many, tmp_path):
+        caption(many, "--output", tmp_path / "a.csv", "--report", tmp_path / "b.html")
+        assert {path.name for path in tmp_path.iterdir()} == {"many", "a.csv", "b.html"}
 
 
 def test_workers_and_threads(caption, many):

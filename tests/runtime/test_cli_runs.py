@@ -262,10 +262,10 @@ def test_n_best_are_in_the_order_of_their_scores(caption, many):
 
 def test_what_a_folder_holds_besides_is_counted(caption, many):
     caption(many, "--sidecar", "txt")
-    for name in ("a.heic", "b.HEIC", "c.mov", "README", ".hidden.mov", "00.xmp"):
+    for name in ("a.mov", "b.MOV", "c.cr2", "README", ".hidden.mov", "00.xmp"):
         (many / name).touch()
     err = caption(many, "--format", "jsonl").err
-    skipped = "4 skipped (2 .heic, 1 without suffix, 1 .mov)"
+    skipped = "4 skipped (2 .mov, 1 without suffix, 1 .cr2)"
     assert err == f"mrnn: 11 captioned, 1 failed, {skipped}; N images/s\n"
 
 

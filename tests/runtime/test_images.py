@@ -10,6 +10,8 @@ import threading
 import warnings
 import weakref
 import zlib
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -456,6 +458,63 @@ class TestFind:
         monkeypatch.setattr(os, "scandir", scandir)
         with pytest.raises(UsageError, match="cannot be read: Permission denied"):
             find_images([tmp_path])
+
+    def test_what_may_not_be_read_stands_for_itself_and_says_so(self, tmp_path, unprivileged):
+        (tmp_path / "tree" / "secret").mkdir(parents=True)
+        (tmp_path / "tree" / "a.jpg").touch()
+        os.chmod(tmp_path / "tree" / "a.jpg", 0)
+        os.chmod(tmp_path / "tree" / "secret", 0)
+        with unprivileged(tmp_path):
+            assert find_images(["tree"]) == [Path("tree/a.jpg"), Path("tree/secret")]
+            for name in ("tree/a.jpg", "tree/secret"):
+                assert refused(name).startswith(f"{name} cannot be read: Permission denied")
+            with pytest.raises(UsageError, match="Permission denied"):
+                find_images(["tree/secret"])
+            assert find_images(["tree/secret"], missing_ok=True) == [Path("tree/secret")]
+        os.chmod(tmp_path / "tree" / "secret", 0o700)
+
+    def test_a_tree_deeper_than_python_recurses(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x.jpg").touch()
+        assert find_images([tmp_path]) == [tmp_path.joinpath(*"d" * 1500, "x.jpg")]
+
+    def test_other_files_are_counted_by_suffix(self, tmp_path):
+        for name in (
+            "a.jpg",
+            "a.jpg.txt",
+            "a.jpg.json",
+            "a.xmp",
+            "b.MOV",
+            "c.mov",
+            "d",
+            ".e.mov",
+        ):
+            (tmp_path / name).touch()
+        skipped = Counter()
+        assert find_images([tmp_path], skipped=skipped) == [tmp_path / "a.jpg"]
+        assert skipped == {".mov": 2, "": 1}
+
+
+@pytest.fixture
+def unprivileged(monkeypatch):
+    """Work in a folder as a user whom permissions stop: root is not."""
+
+    @contextmanager
+    def work(folder):
+        monkeypatch.chdir(folder)
+        folder.chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return work
 
 
 class TestThumbnail:

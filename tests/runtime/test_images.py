@@ -480,6 +480,10 @@ class TestFind:
             os.chdir("d")
         Path("x.jpg").touch()
         assert find_images([tmp_path]) == [tmp_path.joinpath(*"d" * 1500, "x.jpg")]
+        os.unlink("x.jpg")  # pytest would recurse to remove it
+        for _ in range(1500):
+            os.chdir("..")
+            os.rmdir("d")
 
     def test_other_files_are_counted_by_suffix(self, tmp_path):
         for name in (

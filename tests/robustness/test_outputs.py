@@ -38,15 +38,10 @@ def make_photos(folder, count):
 
 class TestTwoWriters:
     @pytest.fixture
-    def running(self, tiny_bundle, tmp_path):
-        """A run that waits for paths on stdin, and has written the record of one photo.
-
-        It holds the lock until it is given the other paths.
-        """
+    def running(self, tmp_path):
+        """A process that holds the lock of out.jsonl until it is killed, and that file."""
         make_photos(tmp_path, 5)
-        os.mkfifo(tmp_path / "more")
         output = tmp_path / "out.jsonl"
-        # The runtime reads all paths first, so what it waits for is a photo that is a pipe's end.
         child = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

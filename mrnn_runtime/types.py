@@ -290,6 +290,13 @@ class CaptionCandidate:
     rerank_score: float | None = None
     confidence: float | None = None
 
+    def record(self, rank: int) -> dict[str, object]:
+        """Return its part of ``Caption.record``; it stands at ``rank``, from 1."""
+        fields: dict[str, object] = {"caption": self.caption, "log_prob": self.log_prob}
+        if self.rerank_score is None:
+            return fields | {"score": self.score}
+        return fields | {"score": self.rerank_score, "rank_before": self.rank, "rank": rank}
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
@@ -340,6 +347,34 @@ class Caption:
     neighbours: tuple[Neighbour, ...] = ()
     error: ImageError | None = None
     confidence: float | None = None
+
+    def record(self) -> dict[str, object]:
+        """Return what a line of ``mrnn caption --format jsonl`` holds, for ``json.dumps``.
+
+        Of an image that cannot be read: ``path`` and ``error``. Of any other: ``caption`` (None
+        where it was kept back), ``log_prob`` and the other attributes. The ``score`` of a candidate
+        is what the candidates are sorted by; where they were reranked, ``rank_before`` is the
+        place that the decoder gave it.
+        """
+        if self.error is not None:
+            return {"path": self.path, "error": str(self.error)}
+        fields: dict[str, object] = {
+            "path": self.path,
+            "caption": self.text or None,
+            "log_prob": self.log_prob,
+            "finished": self.finished,
+            "confidence": self.confidence,
+            "candidates": [one.record(rank) for rank, one in enumerate(self.candidates, start=1)],
+            "model": self.model,
+            "provider": self.provider,
+            "decoder": self.decoder,
+            "reranker": self.reranker,
+        }
+        if self.neighbours:
+            fields["neighbours"] = [
+                {"image": one.image, "distance": one.distance} for one in self.neighbours
+            ]
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def encode(
     datasets.refuse_many("photos that cannot be read", lost, len(examples))
     parts = [images for _, _, images in done]
     kept = [example for some, _, _ in done for example in some]
-    return kept, joined(parts[1:], parts[0])
+    return kept, joined(parts)
 
 
 def _encode(

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from enum import StrEnum
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mrnn_runtime.types import Caption, CaptionCandidate
+    from mrnn_runtime.types import Caption
 
 COLUMNS = ("path", "caption", "log_prob", "finished", "confidence", "error")
 
@@ -53,7 +52,7 @@ def record(result: Caption, form: Format) -> str:
         case Format.TEXT:
             return "".join(f"{result.path}\t{one.caption}\n" for one in result.candidates)
         case Format.JSONL:
-            return json_object(result) + "\n"
+            return json.dumps(result.record()) + "\n"
         case Format.CSV:
             if result.error is not None:
                 return csv_row((result.path, "", "", "", "", str(result.error)))
@@ -73,34 +72,6 @@ def csv_row(row: Sequence[object]) -> str:
     # Of the characters that end a line, the writer quotes only those of its own end of lines.
     csv.writer(text, lineterminator="\r\n").writerow(row)
     return text.getvalue()[:-2] + "\n"
-
-
-def json_object(result: Caption) -> str:
-    """Return all that is known about an image, as JSON on one line."""
-    if result.error is not None:
-        return json.dumps({"path": result.path, "error": str(result.error)})
-    facts: dict[str, object] = {
-        "path": result.path,
-        "caption": result.text or None,  # without a word where it was kept back
-        "log_prob": result.log_prob,
-        "finished": result.finished,
-        "confidence": result.confidence,
-        "candidates": [_candidate(*pair) for pair in enumerate(result.candidates, 1)],
-        "model": result.model,
-        "provider": result.provider,
-        "decoder": result.decoder,
-        "reranker": result.reranker,
-    }
-    if result.neighbours:
-        facts["neighbours"] = [asdict(neighbour) for neighbour in result.neighbours]
-    return json.dumps(facts)
-
-
-def _candidate(rank: int, candidate: CaptionCandidate) -> dict[str, object]:
-    facts: dict[str, object] = {"caption": candidate.caption, "log_prob": candidate.log_prob}
-    if candidate.rerank_score is None:
-        return facts | {"score": candidate.score}
-    return facts | {"score": candidate.rerank_score, "rank_before": candidate.rank, "rank": rank}
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_runtime.bundle.atomic import replace_file
-from mrnn_runtime.cli.results import json_object
 from mrnn_runtime.errors import ImageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) ->
             if content is None:
                 return False
         else:
-            text = json_object(result) if kind is Sidecar.JSON else result.text
+            text = json.dumps(result.record()) if kind is Sidecar.JSON else result.text
             content = f"{text}\n".encode("utf-8", "surrogateescape")
         replace_file(target, content)
     except OSError as error:

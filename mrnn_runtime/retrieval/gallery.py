@@ -94,7 +94,7 @@ def open_gallery(
     names = [_name(path, stamps[path]) for path in kept]
     if file and fresh:
         _save(file, {name: known[name] for name in names})
-    encoded = joined([known[name] for name in names], blank)
+    encoded = joined([blank, *(known[name] for name in names)])
     return Gallery(tuple(kept), encoded, errors)
 
 
@@ -127,12 +127,11 @@ def _encode(
     }
 
 
-def joined(parts: Sequence[EncodedImages], first: EncodedImages) -> EncodedImages:
-    """Return the images of ``first`` and then those of the parts, of one encoder."""
-    parts = [first, *parts]
+def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
+    """Return the images of all parts, at least one, of one encoder, in order."""
     return EncodedImages(
         inputs={
-            name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs
+            name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs
         },
         reference_feature=np.concatenate([part.reference_feature for part in parts]),
     )
@@ -192,7 +191,7 @@ def _save(file: Path, known: Mapping[str, EncodedImages]) -> None:
     if not known:
         return
     parts = list(known.values())
-    images = joined(parts[1:], parts[0])
+    images = joined(parts)
     arrays: dict[str, Any] = {f"{_INPUTS}{name}": array for name, array in images.inputs.items()}
     names = np.frombuffer(json.dumps(list(known)).encode(), np.uint8)
     try:

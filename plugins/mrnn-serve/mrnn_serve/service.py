@@ -22,6 +22,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from mrnn_runtime import Caption, EncodedImages, Gallery, ImageError
+from mrnn_runtime.build import joined
 from mrnn_serve.batching import Batcher
 from mrnn_serve.limits import Budget, Limits, Refusal
 from mrnn_serve.works import Describe, Encode, Photo, Read
@@ -179,7 +180,7 @@ class Service:
         }
         if not readable:
             raise next(error for error in errors if error)
-        gallery = Gallery(tuple(readable), _joined(list(readable.values())), {})
+        gallery = Gallery(tuple(readable), joined(list(readable.values())), {})
         return await self._model.run(work, gallery), errors
 
     async def _encode(self, photo: Photo, captioner: Captioner) -> EncodedImages | ImageError:
@@ -222,15 +223,6 @@ async def _while_connected(request: Request, answer: Coroutine[None, None, T]) -
 async def _leaves(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _joined(parts: Sequence[EncodedImages]) -> EncodedImages:
-    return EncodedImages(
-        inputs={
-            name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs
-        },
-        reference_feature=np.concatenate([part.reference_feature for part in parts]),
-    )
 
 
 def _failed(photo: Photo, error: ImageError, work: Describe) -> Caption:

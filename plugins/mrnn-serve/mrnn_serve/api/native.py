@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from mrnn_runtime import Caption, CaptionCandidate, ImageError, Match
+    from mrnn_runtime import Caption, ImageError, Match
     from mrnn_serve.service import Service
 
 _SENTENCES = 100
@@ -77,35 +76,10 @@ def _expect(fields: dict[str, Any], *names: str) -> None:
 
 
 def record(caption: Caption) -> dict[str, object]:
-    """Return a caption as a line of ``mrnn caption --format jsonl`` holds it."""
+    """Return a caption as a line of ``mrnn caption --format jsonl`` holds it, the hint apart."""
     if caption.error is not None:
         return {"path": caption.path, **_error(caption.error)}
-    fields: dict[str, object] = {
-        "path": caption.path,
-        "caption": caption.text or None,  # without a word where it was kept back
-        "log_prob": caption.log_prob,
-        "finished": caption.finished,
-        "confidence": caption.confidence,
-        "candidates": [_candidate(*pair) for pair in enumerate(caption.candidates, 1)],
-        "model": caption.model,
-        "provider": caption.provider,
-        "decoder": caption.decoder,
-        "reranker": caption.reranker,
-    }
-    if caption.neighbours:
-        fields["neighbours"] = [asdict(neighbour) for neighbour in caption.neighbours]
-    return fields
-
-
-def _candidate(rank: int, candidate: CaptionCandidate) -> dict[str, object]:
-    fields: dict[str, object] = {"caption": candidate.caption, "log_prob": candidate.log_prob}
-    if candidate.rerank_score is not None:
-        fields |= {
-            "score": candidate.rerank_score,
-            "rank_before": candidate.rank,
-            "rank": rank,
-        }
-    return fields
+    return caption.record()
 
 
 def _match(photos: Sequence[Photo], match: Match, rank: int) -> dict[str, object]:

@@ -5,6 +5,7 @@ Whatever a file holds, it is read rightly or refused with one ImageError.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
@@ -402,13 +403,13 @@ def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
 
 def _heic(file: BinaryIO, name: str) -> Image.Image:
     try:
-        from pillow_heif import HeifImageFile
+        heif = importlib.import_module("pillow_heif")
     except ImportError as error:
         raise ImageError(
             f"{name} is a HEIC photo, and what reads them is not installed",
             hint='pip install "mrnn-runtime[heif]"',
         ) from error
-    opened: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
+    opened: Image.Image = heif.HeifImageFile(file)
     return opened
 
 

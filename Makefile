@@ -49,9 +49,9 @@ $(BIN)/python:
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PY=python3.11")'
 	$(PY) -m venv .venv
 
-.venv/.demo: pyproject.toml plugins/mrnn-flickr8k/pyproject.toml constraints.txt | $(BIN)/python
+.venv/.demo: pyproject.toml plugins/mrnn-everyday/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the runtime and the model into .venv (once)"
-	@$(INSTALL) -e ".[cpu]" -e plugins/mrnn-flickr8k
+	@$(INSTALL) -e ".[cpu]" -e plugins/mrnn-everyday
 	@touch $@
 
 # It contains what the demo needs, so it satisfies that stamp as well.

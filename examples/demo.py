@@ -17,14 +17,14 @@ def main(paths: list[str]) -> int:
     """Print one row a photo; return 1 where a photo could not be read, 3 where nothing works."""
     console = Console(markup=False, width=None if sys.stdout.isatty() else 100)
     try:
-        captions = list(load("flickr8k").caption(paths or [PHOTOS]))
+        captions = list(load("everyday").caption(paths or [PHOTOS]))
     except MrnnError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3
-    table = Table("photo", "caption", "log P")
+    table = Table("photo", "caption", "confidence")
     for caption in captions:
-        log_prob = "" if caption.error else f"{caption.log_prob:.1f}"
-        table.add_row(Path(caption.path).name, caption.error or caption.text, log_prob)
+        confidence = "" if caption.confidence is None else f"{caption.confidence:.2f}"
+        table.add_row(Path(caption.path).name, str(caption.error or caption.text), confidence)
     if captions:
         last = captions[-1]
         table.caption = f"model {last.model}, {last.decoder} decoder, {last.provider}"

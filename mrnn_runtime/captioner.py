@@ -55,7 +55,7 @@ def load(
 
     Args:
         model: the name of an installed model, the folder of a bundle, or None: the only installed
-            model, else the one that MRNN_MODEL names, else ``flickr8k``.
+            model, else the one that MRNN_MODEL names, else ``everyday``.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; only ``auto`` may fall back.
         threads: CPU threads of each graph; 0 lets the runtime choose.
         plugins: where models, decoders and rerankers are looked up; by default what is installed.
@@ -94,7 +94,7 @@ def find_model(model: str | Path | None = None, *, plugins: PluginManager | None
     try:
         target = plugins.load("models", name)
     except UsageError as error:
-        advice = "install one (pip install mrnn-flickr8k) or name the folder of a bundle"
+        advice = "install one (pip install mrnn-everyday) or name the folder of a bundle"
         raise UsageError(error.message, hint=f"{error.hint}; {advice}") from None
     with blaming(f"model {name!r}"):
         return Path(target())
@@ -105,7 +105,7 @@ def default_model(plugins: PluginManager | None = None) -> str:
     installed = list((plugins or manager()).components("models"))
     if len(installed) == 1:
         return installed[0]
-    return os.environ.get("MRNN_MODEL") or "flickr8k"
+    return os.environ.get("MRNN_MODEL") or "everyday"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

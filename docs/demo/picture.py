@@ -15,7 +15,7 @@ COLUMNS, WIDTH, HEIGHT, TEXT, GAP = 4, 300, 225, 62, 16
 
 def main() -> None:
     """Caption the photos with the built-in model and draw them in a grid."""
-    captions = list(load("flickr8k", provider="cpu").caption(HERE / "photos"))
+    captions = list(load("everyday", provider="cpu").caption(HERE / "photos"))
     rows = -(-len(captions) // COLUMNS)
     size = (COLUMNS * (WIDTH + GAP) + GAP, rows * (HEIGHT + TEXT + GAP) + GAP)
     page = Image.new("RGB", size, "white")

@@ -44,7 +44,7 @@ def caption(
         typer.Option(
             metavar="NAME|DIR",
             help="An installed model, or the folder of a bundle. Without it: the only installed "
-            "model, else the one that MRNN_MODEL names, else flickr8k.",
+            "model, else the one that MRNN_MODEL names, else everyday.",
             rich_help_panel="Model",
         ),
     ] = None,

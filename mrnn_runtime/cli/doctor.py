@@ -105,7 +105,7 @@ def _problems(
         if not probe.works and (probe.listed or probe.word == "cpu")
     ]
     if not models:
-        problems.append("no model is installed: pip install mrnn-flickr8k, or name a folder")
+        problems.append("no model is installed: pip install mrnn-everyday, or name a folder")
     problems += [
         f"plugin {report.name} of {report.dist}: {report.error}"
         for report in manager().report()

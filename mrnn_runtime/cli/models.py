@@ -53,7 +53,7 @@ def models(
             ],
         )
     if not records:
-        output.note("no model is installed; pip install mrnn-flickr8k")
+        output.note("no model is installed; pip install mrnn-everyday")
 
 
 def verify(

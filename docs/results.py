@@ -2,8 +2,8 @@
 
     python docs/results.py --add RUN...     first copy what finished runs of mrnn train say
 
-``mrnn evaluate --json`` writes the other files there, but for ablations.md and retrieval.md, which
-a person writes. Needs matplotlib (the extra ``results``).
+``mrnn evaluate --json`` writes the other files there, but for ablations.md, retrieval.md and
+everyday/notes.md, which a person writes. Needs matplotlib (the extra ``results``).
 """
 
 from __future__ import annotations
@@ -79,6 +79,13 @@ sentence's rank is that of its photo, by P(w | I). R@K in percent, higher is bet
 median rank, lower is better. `rnn-base` and `simple-rnn` never see the photo and cannot rank. All
 four LSTMs of `lrcn` would have to run for each photo and each beginning of a sentence; that is too
 much for two cores, and it was not ranked.
+"""
+EVERYDAY = """
+## Everyday photos
+
+Another model, on other photos: `everyday` is trained on more than Flickr8k, so its rows are apart
+from those above. "everyday" is a set of 500 COCO photos that no net was trained on, "flickr8k" the
+test split from above.
 """
 CURVES = """\
 The perplexity is that of the averaged weights. `m-rnn-plain` is from before the average learned to
@@ -206,6 +213,24 @@ def retrieval(systems: dict[str, System]) -> str:
     return f"{RETRIEVAL.format(**first)}\n{table(head, lines)}\n\n{notes}"
 
 
+def everyday() -> str:
+    """Return the section of the model for everyday photos: reports in results/everyday."""
+    lines = []
+    reports = [json.loads(p.read_text()) for p in sorted((RESULTS / "everyday").glob("*-test-*"))]
+    for report in sorted(reports, key=lambda r: (r["dataset"], r["model"]["name"] == "everyday")):
+        search = report["search"]
+        photos = "everyday" if report["dataset"] == "coco" else report["dataset"]
+        for row in report["rows"]:
+            by = "" if row["reranker"] == "none" else f", {row['reranker']}"
+            figures = [number(row["measures"][m]) for m in MEASURES]
+            how = f"beam {search['beam_size']}{by}"
+            lines.append([photos, report["model"]["name"], how, *figures])
+    head = ("photos", "model", "search", *(m.replace("BLEU", "B") for m in MEASURES))
+    notes = (RESULTS / "everyday" / "notes.md").read_text(encoding="utf-8")
+    typed = "\n".join(dict.fromkeys(report["command"] for report in reports))
+    return f"{EVERYDAY}\n{table(head, lines)}\n\n{notes}\n```text\n{typed}\n```\n"
+
+
 def ablations(systems: dict[str, System]) -> str:
     """Return the table of the paper's ablations, greedy."""
     lines = []
@@ -330,6 +355,7 @@ def page(systems: dict[str, System]) -> str:
             "## Ablations\n",
             ablations(systems),
             f"\n{notes}",
+            everyday(),
             "## Learning curves\n",
             "![Perplexity of the dev split after each epoch](figures/learning-curves.svg)\n",
             CURVES,

@@ -27,9 +27,9 @@ _HEAD = """\
 # Command line
 
 Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
-`export`, `evaluate`, `index`, `quantize` and `flatten` come with `mrnn-exporters`, `bench` and
-`plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`. Other plugins may bring further
-commands; `mrnn --help` lists what is installed.
+`export`, `evaluate`, `calibrate`, `index`, `quantize` and `flatten` come with `mrnn-exporters`,
+`bench` and `plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`. Other plugins may bring
+further commands; `mrnn --help` lists what is installed.
 """
 
 

@@ -323,17 +323,16 @@ class Captioner:
         target = (self.plugins or manager()).load("decoders", name)
         with blaming(f"decoder {name!r}"):
             search = CaptionSearch(name, target(), options, options.n_best)
-        # A reranker and a calibration look at all that the decoder kept, not only what is shown.
-        all_kept = replace(options, n_best=max(options.n_best, options.beam_size))
         calibration = self.bundle.calibration
         if calibration and calibration.fits(name, options):
-            search = replace(search, options=all_kept, calibration=calibration)
+            search = replace(search, calibration=calibration)
         chosen = reranker or self.bundle.reranker
         if chosen is None or chosen == "none":
             return search
         return replace(
             search,
-            options=all_kept,
+            # A reranker chooses among all that the decoder kept, not only what is to be shown.
+            options=replace(options, n_best=max(options.n_best, options.beam_size)),
             reranker_name=chosen,
             reranker=self._reranker(chosen, rerank),
             explain=explain,

@@ -77,7 +77,7 @@ def run(
     split: str = "dev",
     good: float = 0.5,
     threshold: float = 0.5,
-    names: Sequence[str] = ("per_word", "agreement"),
+    names: Sequence[str] = SIGNALS,
     check: bool = False,
     provider: str = "auto",
 ) -> Report:
@@ -158,7 +158,10 @@ def _measure(
     options = captioner.bundle.decode_options
     candidates = decode_all(captioner, images, None, options)
     worths = cider_of(captioner, candidates, [example.captions for example in examples])
-    values = [signals(row[0], row) for row in candidates]
+    values = [
+        signals(row[0], feature)
+        for row, feature in zip(candidates, images.reference_feature, strict=True)
+    ]
     return (
         np.array([[one[name] for name in SIGNALS] for one in values]),
         np.array([row[0] for row in worths]),

@@ -14,6 +14,9 @@ from mrnn_runtime.types import CaptionCandidate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mrnn_runtime.decoding.confidence import Calibration
     from mrnn_runtime.plugins.contracts import Decoder, Reranker, StepModel
     from mrnn_runtime.types import Candidate, DecodeOptions, EncodedImages, Neighbour
@@ -83,14 +86,17 @@ class CaptionSearch:
             name = self.reranker_name or ""
             scores, neighbours = rerank(name, self.reranker, images, decoded, explain=self.explain)
         return [
-            (self._best(row, its_scores, wording), tuple(votes))
-            for row, its_scores, votes in zip(decoded, scores, neighbours, strict=True)
+            (self._best(row, its_scores, feature, wording), tuple(votes))
+            for row, its_scores, feature, votes in zip(
+                decoded, scores, images.reference_feature, neighbours, strict=True
+            )
         ]
 
     def _best(
         self,
         candidates: Sequence[Candidate],
         scores: Sequence[float | None],
+        feature: NDArray[np.float32],
         wording: Callable[[Sequence[int]], str],
     ) -> tuple[CaptionCandidate, ...]:
         """Put the n best candidates of an image into words; equal scores keep their order."""
@@ -103,7 +109,7 @@ class CaptionSearch:
                 finished=candidates[i].finished,
                 rank=i + 1,
                 rerank_score=scores[i],
-                confidence=self.calibration.confidence(candidates[i], candidates)
+                confidence=self.calibration.confidence(candidates[i], feature)
                 if self.calibration
                 else None,
             )

@@ -1,4 +1,4 @@
-"""How probable it is that a caption is a good one, from what the search found beside it.
+"""How probable it is that a caption is a good one, from its log-probability and the image.
 
 A bundle that was calibrated (``mrnn calibrate``) says what to make of the signals below.
 """
@@ -6,17 +6,18 @@ A bundle that was calibrated (``mrnn calibrate``) says what to make of the signa
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from mrnn_runtime.types import Candidate, DecodeOptions
 
-SIGNALS = ("per_word", "agreement", "length")
+SIGNALS = ("per_word", "length", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +44,28 @@ class Calibration:
         """Say whether it holds for a search."""
         return decoder == self.decoder and options.beam_size == self.beam_size
 
-    def confidence(self, best: Candidate, candidates: Sequence[Candidate]) -> float:
-        """Return P(good) of one of an image's candidates, 0..1."""
-        found = signals(best, candidates)
-        total = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
-        return 0.5 * (1.0 + math.tanh(total / 2.0))
+    def confidence(self, candidate: Candidate, feature: NDArray[np.float32]) -> float:
+        """Return P(good) of a candidate, 0..1; see ``signals``."""
+        values = signals(candidate, feature)
+        total = self.bias + sum(weight * values[name] for name, weight in self.weights.items())
+        return round(0.5 * (1.0 + math.tanh(total / 2.0)), 6)
 
 
-def signals(best: Candidate, candidates: Sequence[Candidate]) -> dict[str, float]:
+def signals(candidate: Candidate, feature: NDArray[np.float32]) -> dict[str, float]:
     """Return what may say how good a candidate is.
 
     Args:
-        best: the candidate.
-        candidates: all that the decoder kept for the image, ``best`` among them.
+        candidate: the caption.
+        feature: the image's reference_feature, float32 [d].
 
     Returns:
-        By name. ``per_word``: mean log-probability of words and end sign. ``agreement``: mean F1 of
-        shared pairs of words with the other candidates, 0..1. ``length``: words.
+        By name. ``per_word``: mean log-probability of words and end sign. ``length``: words.
+        ``image``: mean square of the feature; the m-RNN's is g2(V_I I), which is small where the
+        image shows nothing that the net knows.
     """
-    others = [one.tokens for one in candidates if one.tokens != best.tokens]
-    shared = [_pairs_f1(best.tokens, other) for other in others]
+    numbers = feature.astype(float)
     return {
-        "per_word": best.log_prob / (len(best.tokens) + best.finished),
-        "agreement": sum(shared) / len(shared) if shared else 1.0,
-        "length": float(len(best.tokens)),
+        "per_word": candidate.log_prob / (len(candidate.tokens) + candidate.finished),
+        "length": float(len(candidate.tokens)),
+        "image": float(numbers @ numbers) / len(numbers),
     }
-
-
-def _pairs_f1(one: Sequence[int], other: Sequence[int]) -> float:
-    pairs, others = (Counter(pairwise(tokens)) for tokens in (one, other))
-    total = pairs.total() + others.total()
-    return 2 * (pairs & others).total() / total if total else float(one == other)

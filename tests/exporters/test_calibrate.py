@@ -71,6 +71,6 @@ def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "captions, CIDEr-D" in done.output
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["spearman"].keys() == {"confidence", "per_word", "agreement", "length"}
+    assert report["spearman"].keys() == {"confidence", "per_word", "length", "image"}
     refused = CliRunner().invoke(app, [*given, "--signal", "luck"])
     assert "unknown signals" in str(refused.exception)

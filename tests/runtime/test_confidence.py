@@ -8,6 +8,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from mrnn_runtime import Candidate, load
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.errors import BundleError
+from mrnn_runtime.images import read_image
 from mrnn_runtime.types import DecodeOptions
 
 if TYPE_CHECKING:
@@ -26,15 +28,17 @@ CONFIDENCE = {
     "beam_size": 3,
     "good": 0.5,
     "bias": 3.0,
-    "weights": {"per_word": 1.0, "agreement": -1.0},
+    "weights": {"per_word": 1.0, "length": -0.5, "image": 2.0},
     "threshold": 0.5,
 }
-TOKENS = st.lists(st.integers(4, 9), min_size=1, max_size=6).map(tuple)
-CANDIDATES = st.lists(
-    st.builds(Candidate, TOKENS, st.floats(-50, 0), st.just(0.0), st.booleans()),
-    min_size=1,
-    max_size=5,
+CANDIDATES = st.builds(
+    Candidate,
+    st.lists(st.integers(4, 9), min_size=1, max_size=6).map(tuple),
+    st.floats(-50, 0),
+    st.just(0.0),
+    st.booleans(),
 )
+FEATURES = st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=4).map(np.float32)
 
 
 @pytest.fixture
@@ -43,27 +47,23 @@ def calibrated(tiny_copy: Path) -> Path:
     return tiny_copy
 
 
-def test_signals_of_a_small_beam() -> None:
-    best = Candidate((4, 5, 6), -4.0, 0.0, True)
-    close, far = Candidate((4, 5, 7), -5.0, 0.0, True), Candidate((8, 9), -6.0, 0.0, False)
-    found = signals(best, [best, close, far])
-    # One of two pairs is shared with the first, none with the second.
-    assert found == {"per_word": -1.0, "agreement": pytest.approx(0.25), "length": 3.0}
-    assert signals(far, [best, close, far])["per_word"] == -3.0  # no end sign to count
-    assert signals(best, [best])["agreement"] == 1.0
+def test_signals_of_a_caption() -> None:
+    candidate, feature = Candidate((4, 5, 6), -4.0, 0.0, True), np.float32([1, -1, 0, 2])
+    assert signals(candidate, feature) == {"per_word": -1.0, "length": 3.0, "image": 1.5}
+    cut = Candidate((8, 9), -6.0, 0.0, False)
+    assert signals(cut, feature)["per_word"] == -3.0  # no end sign to count
 
 
-@given(CANDIDATES, st.floats(-5, 5), st.floats(-5, 5), st.floats(-5, 5))
+@given(CANDIDATES, FEATURES, st.floats(-5, 5), st.floats(-5, 5))
 def test_it_is_a_probability_and_rises_with_the_bias(
-    candidates: list[Candidate], bias: float, weight: float, other: float
+    candidate: Candidate, feature: np.ndarray, bias: float, weight: float
 ) -> None:
     def of(offset: float) -> float:
-        weights = dict(zip(SIGNALS, (weight, other, weight), strict=True))
+        weights = dict.fromkeys(SIGNALS, weight)
         calibration = Calibration("beam", 5, 0.5, bias + offset, weights, 0.5)
-        return calibration.confidence(candidates[0], candidates)
+        return calibration.confidence(candidate, feature)
 
     assert 0 <= of(0) <= of(1) <= 1
-    assert all(math.isfinite(value) for value in signals(candidates[0], candidates).values())
 
 
 def test_a_caption_has_it_where_the_search_is_the_calibrated_one(
@@ -84,13 +84,13 @@ def test_a_caption_has_it_where_the_search_is_the_calibrated_one(
 
 def test_it_is_what_the_formula_says(calibrated: Path, photos: Path) -> None:
     captioner = load(calibrated, provider="cpu", threads=1)
-    caption = next(captioner.caption(photos, n_best=3))
-    words = [tuple(one.caption.split()) for one in caption.candidates]
-    best = Candidate(tuple(map(hash, words[0])), caption.log_prob, 0.0, caption.finished)
-    others = [Candidate(tuple(map(hash, w)), -1.0, 0.0, True) for w in words[1:]]
-    found = signals(best, [best, *others])
-    total = 3.0 + found["per_word"] - found["agreement"]
-    assert caption.confidence == pytest.approx(1 / (1 + math.exp(-total)))
+    caption = next(captioner.caption(photos / "a.png"))
+    image = read_image(photos / "a.png", captioner.bundle.preprocess)
+    (feature,) = captioner.encoder.encode(image[None]).reference_feature
+    length = len(caption.text.split())
+    total = 3 + caption.log_prob / (length + caption.finished) - length / 2
+    total += 2 * np.mean(feature.astype(float) ** 2)
+    assert caption.confidence == pytest.approx(1 / (1 + math.exp(-total)), abs=1e-5)
 
 
 def test_unsure_captions_are_kept_back_and_counted(mrnn, calibrated: Path, photos: Path) -> None:

@@ -38,7 +38,7 @@ def calibrate(
     signal: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="per_word, agreement, length; may be repeated. Else the first two."
+            metavar="NAME", help="per_word, length or image; may be repeated. Else all three."
         ),
     ] = None,
     check: Annotated[
@@ -53,6 +53,7 @@ def calibrate(
 ) -> None:
     """Fit how a caption's confidence follows from its search, and write it into the bundle."""
     from mrnn_exporters import calibrate as calibration
+    from mrnn_runtime.decoding.confidence import SIGNALS
 
     report = calibration.run(
         bundle,
@@ -60,7 +61,7 @@ def calibrate(
         split=split,
         good=good,
         threshold=threshold,
-        names=tuple(signal or ("per_word", "agreement")),
+        names=tuple(signal or SIGNALS),
         check=check,
         provider=provider,
     )

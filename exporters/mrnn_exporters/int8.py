@@ -49,7 +49,9 @@ def quantize_convolutions(path: Path, images: NDArray[np.uint8]) -> int:
     ]
     if convolutions:
         _round(model, convolutions, images)
-        onnx.save(_quantized(model, convolutions, images), path)
+        model = _quantized(model, convolutions, images)
+        store_bytes(model)
+        onnx.save(model, path)
     return len(convolutions)
 
 
@@ -132,6 +134,43 @@ def quantize_tables(model: ModelProto) -> int:
         _replace_nodes(model, nodes)
         onnx.checker.check_model(model, full_check=True)
     return count
+
+
+def store_bytes(model: ModelProto) -> int:
+    """Keep large matrices as int8, one scale a column, and multiply in float32 all the same.
+
+    A Cast makes numbers of them when the graph is loaded; the scales go onto the product.
+
+    Returns:
+        The number of such matrices; without one the model is left as it is.
+    """
+    values = _constants(model)
+    nodes: list[NodeProto] = []
+    stored: dict[str, tuple[str, str]] = {}
+    for node in model.graph.node:
+        matrix = values.get(node.input[1]) if node.op_type == "MatMul" else None
+        if matrix is None or matrix.dtype.kind != "f" or matrix.size < LARGE:
+            nodes.append(node)
+            continue
+        name = node.input[1]
+        if name not in stored:
+            numbers = matrix.astype(np.float32)
+            steps = _steps(numbers, axis=0, largest=127)
+            whole, scales = (f"matrix{len(stored)}.{part}" for part in ("whole", "steps"))
+            arrays = {whole: np.rint(numbers / steps).astype(np.int8), scales: steps[0]}
+            model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+            stored[name] = f"matrix{len(stored)}", scales
+            cast = helper.make_node("Cast", [whole], [stored[name][0]], to=TensorProto.FLOAT)
+            nodes.insert(0, cast)
+        product = f"{node.output[0]}.unscaled"
+        nodes += [
+            helper.make_node("MatMul", [node.input[0], stored[name][0]], [product]),
+            helper.make_node("Mul", [product, stored[name][1]], list(node.output)),
+        ]
+    if stored:
+        _replace_nodes(model, nodes)
+        onnx.checker.check_model(model, full_check=True)
+    return len(stored)
 
 
 def _folded(path: Path) -> ModelProto:

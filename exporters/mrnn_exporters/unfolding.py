@@ -125,7 +125,10 @@ class _Graph:
         return self.values["table"]
 
     def matrix(self, shape: tuple[int, int]) -> Array:
-        """Return the first constant of a shape."""
+        """Return the first matrix of a shape, in float32 or int8."""
+        for name, array in self.values.items():
+            if array.shape == shape and name.endswith(".whole"):
+                return array * self.values[name.replace(".whole", ".steps")]
         return next(
             array.astype(np.float32) for array in self.values.values() if array.shape == shape
         )

@@ -16,7 +16,12 @@ from typer.testing import CliRunner
 
 from mrnn_exporters import plugin, quantize, references
 from mrnn_exporters.datasets import Example
-from mrnn_exporters.int8 import quantize_convolutions, quantize_tables, quantize_vocabulary
+from mrnn_exporters.int8 import (
+    quantize_convolutions,
+    quantize_tables,
+    quantize_vocabulary,
+    store_bytes,
+)
 from mrnn_runtime import BundleError, UsageError, load, load_bundle
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.engine.golden import replay_golden
@@ -361,3 +366,32 @@ def test_a_large_table_is_kept_in_bytes() -> None:
     assert (np.abs(words - table) <= 0.51 * step + 1e-3 * np.abs(table)).all()
     assert np.abs(words - table).max() > 0
     assert quantize_tables(model) == 0  # bytes already
+
+
+def test_a_large_matrix_is_kept_in_bytes_and_used_twice() -> None:
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((100, 60)).astype(np.float32)
+    matrix[:, 3] = 0
+    matrix[:, 4] *= 100
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        products (float[n, 100] x) => (float[n, 60] one, float[n, 60] two) {
+            weights = Cast <to = 1> (half)
+            one = MatMul (x, weights)
+            y = Neg (x)
+            two = MatMul (y, weights)
+        }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float16), "half"))
+    assert store_bytes(model) == 1
+    assert {t.name for t in model.graph.initializer} == {"matrix0.whole", "matrix0.steps"}
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    one, two = session.run(None, {"x": np.eye(100, dtype=np.float32)})
+    step = np.abs(matrix).max(axis=0) / 127
+    assert (np.abs(one - matrix) <= 0.51 * step + 1e-3 * np.abs(matrix)).all()
+    assert np.abs(one - matrix).max() > 0
+    np.testing.assert_array_equal(two, -one)

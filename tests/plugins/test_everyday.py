@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mrnn_runtime import load
 
 everyday = pytest.importorskip("mrnn_everyday")
 
@@ -23,3 +26,23 @@ def test_the_component_names_the_bundles_folder():
     folder = component.load()()
     assert folder == everyday.bundle_path()
     assert (folder.parent / "__init__.py").is_file()
+
+
+def test_the_bundle_is_small_and_holds_no_readable_caption():
+    folder = everyday.bundle_path()
+    sizes = {p.relative_to(folder).parts[0]: 0 for p in folder.rglob("*")}
+    for file in folder.rglob("*"):
+        sizes[file.relative_to(folder).parts[0]] += file.stat().st_size if file.is_file() else 0
+    assert sum(size for name, size in sizes.items() if name != "references") <= 30e6
+    assert sum(sizes.values()) <= 40e6
+    assert not list(folder.rglob("captions*"))
+
+
+def test_it_says_what_it_sees_and_how_sure_it_is():
+    pytest.importorskip("onnxruntime")
+    photos = Path(__file__).parents[2] / "docs" / "demo" / "photos"
+    captioner = load("everyday", provider="cpu")
+    captions = {Path(c.path).stem: c for c in captioner.caption(photos)}
+    assert "cat" in captions["cat"].text.split()
+    assert "dog" in captions["dog"].text.split()
+    assert all(0 < caption.confidence < 1 for caption in captions.values())

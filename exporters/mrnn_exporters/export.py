@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def run(
     card: str | None = None,
     decode: DecodeOptions | None = None,
     reference: str = "refined",
+    resize: str | None = None,
     photos: Sequence[Path] = (),
 ) -> tuple[Bundle, Parity]:
     """Export a run to a bundle.
@@ -73,11 +74,13 @@ def run(
         decode: the defaults of decoding.
         reference: where a consensus looks for neighbours: ``refined``, the paper's g2(V_I I), or
             ``cnn``, the CNN's feature.
+        resize: how photos become square, ``squash`` or ``crop``; by default as in training.
         photos: what torch and ONNX Runtime are compared on; by default the run's first dev photos,
             and the bundle gets a sample of the training photos as the background of P(sentence).
 
     Raises:
-        UsageError: the run is not complete, the folder is in use, or an unknown ``reference``.
+        UsageError: the run is not complete, the folder is in use, or an unknown ``reference`` or
+            ``resize``.
         BundleError: torch and ONNX Runtime disagree; nothing is written.
         PluginError: the backbone or the cell fails, or the cell's ``step`` is not its ``forward``.
     """
@@ -99,7 +102,8 @@ def run(
         (folder / "MODEL_CARD.md").write_text(
             card or _bare_card(trained, name, licence, summary), encoding="utf-8"
         )
-        manifest = _manifest(trained, backbone.preprocess, folder, decode or DecodeOptions())
+        preprocess = replace(backbone.preprocess, resize=resize or backbone.preprocess.resize)
+        manifest = _manifest(trained, preprocess, folder, decode or DecodeOptions())
         manifest |= {"name": name, "version": version, "licence": licence, "summary": summary}
         write_manifest(folder, manifest)
         captioner = load(folder, provider="cpu", threads=1)

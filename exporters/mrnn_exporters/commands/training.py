@@ -138,6 +138,14 @@ def export(
     beam_size: Annotated[int, typer.Option(metavar="K", help="The bundle's default.")] = 5,
     length_penalty: Annotated[float, typer.Option(metavar="A", help="The bundle's default.")] = 0.0,
     max_length: Annotated[int, typer.Option(metavar="N", help="The bundle's default.")] = 20,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="squash|crop",
+            help="How photos become square: try both on photos as they are taken. Else as in"
+            " training.",
+        ),
+    ] = None,
     reference_feature: Annotated[
         str,
         typer.Option(
@@ -166,6 +174,7 @@ def export(
         card=text,
         decode=decode,
         reference=reference_feature,
+        resize=resize,
     )
     typer.echo(
         f"{bundle.folder}: equals the run on {parity.photos} photos, log-probabilities within"

@@ -23,8 +23,9 @@ _GROWING = frozenset(
 # Whose output has at most as many elements as the first input; the others say how.
 _SHAPING = frozenset(
     b"""
-    Abs Cast Ceil Clip Exp Flatten Floor Identity Neg Not Reciprocal ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum Reshape Slice Split Sqrt Squeeze Transpose Unsqueeze
+    Abs Cast Ceil Clip DequantizeLinear Exp Flatten Floor Identity Neg Not QuantizeLinear Reciprocal
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Slice Split Sqrt Squeeze Transpose
+    Unsqueeze
     """.split()
 )
 _SHAPES = (b"Shape", b"Size")

@@ -53,7 +53,7 @@ def calibrate(
 ) -> None:
     """Fit how a caption's confidence follows from its search, and write it into the bundle."""
     from mrnn_exporters import calibrate as calibration
-    from mrnn_runtime.decoding.confidence import SIGNALS
+    from mrnn_runtime.build import SIGNALS
 
     report = calibration.run(
         bundle,

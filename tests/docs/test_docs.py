@@ -1,7 +1,7 @@
 """The docs do what they say: their code runs, their references are complete, Sphinx accepts them.
 
 A page is worked through from top to bottom in a folder of its own, with the tiny bundle installed
-as the model ``flickr8k``. ``python`` blocks share one namespace, ``sh`` blocks run in a shell, and
+as the models ``everyday`` and ``flickr8k``. ``python`` blocks share one namespace, ``sh`` blocks run in a shell, and
 a block with a caption is written to the file of that name. Where running makes no sense, the line
 before the block says ``<!-- not run: REASON -->``; commands of mrnn must parse all the same.
 """
@@ -105,21 +105,24 @@ def desk(model, tmp_path, monkeypatch):
 
 
 def install_model(site, model):
-    """Install a bundle as mrnn-flickr8k; the first on the path hides the real one."""
-    (site / "docs_flickr8k").mkdir()
-    (site / "docs_flickr8k" / "__init__.py").write_text(
-        "from pathlib import Path\n"
-        "from mrnn_runtime import Component, hookimpl\n"
-        "@hookimpl\n"
-        "def mrnn_models():\n"
-        "    return [Component('flickr8k', 'docs_flickr8k:bundle_path', 'stands in')]\n"
-        "def bundle_path():\n"
-        f"    return Path({str(model)!r})\n"
-    )
-    info = site / "mrnn_flickr8k-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mrnn-flickr8k\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[mrnn]\nflickr8k = docs_flickr8k\n")
+    """Install a bundle as both of our models; the first on the path hides the real ones."""
+    for name in ("everyday", "flickr8k"):
+        (site / f"docs_{name}").mkdir()
+        (site / f"docs_{name}" / "__init__.py").write_text(
+            "from pathlib import Path\n"
+            "from mrnn_runtime import Component, hookimpl\n"
+            "@hookimpl\n"
+            "def mrnn_models():\n"
+            f"    return [Component('{name}', 'docs_{name}:bundle_path', 'stands in')]\n"
+            "def bundle_path():\n"
+            f"    return Path({str(model)!r})\n"
+        )
+        info = site / f"mrnn_{name}-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: mrnn-{name}\nVersion: 0.1.0\n"
+        )
+        (info / "entry_points.txt").write_text(f"[mrnn]\n{name} = docs_{name}\n")
 
 
 def lay_out_photos(work):

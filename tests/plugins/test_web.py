@@ -173,3 +173,17 @@ def test_the_lock_file_pins_what_is_fetched() -> None:
     assert package["version"] == wanted
     assert package["integrity"].startswith("sha512-")
     assert "resolved" not in package  # no registry's address
+
+
+def test_the_example_for_node_captions_the_dog(tmp_path: Path) -> None:
+    example = PLUGIN.parents[1] / "examples" / "node"
+    found = shutil.which("node")
+    if found is None or not (example / "node_modules" / "onnxruntime-node").is_dir():
+        pytest.skip("needs Node, and npm install --ignore-scripts in examples/node")
+    pytest.importorskip("mrnn_flickr8k")
+    flatten = pytest.importorskip("mrnn_exporters.flatten")
+    flatten.run("flickr8k", tmp_path / "caption.onnx")
+    dog = PLUGIN.parents[1] / "docs" / "demo" / "photos" / "dog.jpg"
+    command = [found, example / "caption.mjs", tmp_path / "caption.onnx", dog]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{dog}\ta german shepherd is running through the grass\n", done.stderr

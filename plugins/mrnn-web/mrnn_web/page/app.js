@@ -129,7 +129,7 @@ function show({ item, path, record, error }) {
   }
   part("h2").textContent = record.caption;
   part("img").alt = record.caption;
-  if (record.confidence !== undefined) {
+  if (typeof record.confidence === "number") {
     part(".path").append(`, confidence ${Math.round(100 * record.confidence)} %`);
   }
   part(".copy").hidden = false;

@@ -145,8 +145,10 @@ def make_session(
     word = resolve(provider)
     graph = checked_graph(path, files, flattened=flattened)
     # Kernels keep a second copy of their weights, in an order of their own. The estimate is far too
-    # high for some nets with attention masks, and graphs that we made ourselves need none.
-    if files is not None and 2 * graph.constants > memory_limit():
+    # high for some nets with attention masks and for a search in the graph, whose shapes follow the
+    # batch; graphs that we made ourselves need none.
+    bounded = files is not None and not flattened
+    if bounded and 2 * graph.constants > memory_limit():
         raise BundleError(
             f"{path} may take {2 * graph.constants >> 20} MB for its weights alone",
             hint=f"allow it more than {memory_limit() >> 20}: MRNN_MEMORY_MB=...",

@@ -19,6 +19,7 @@ from mrnn_exporters.datasets import Example
 from mrnn_runtime import BundleError, UsageError, load
 from mrnn_runtime.build import MOST_TRIPS, golden_images, open_flat
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+from mrnn_runtime.engine import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,6 +297,14 @@ def test_what_need_not_end_is_refused(
     onnx.save(model, flat_file)
     with pytest.raises(BundleError, match="may do harm"):
         open_flat(flat_file)
+
+
+def test_shapes_that_follow_the_batch_are_no_weights(
+    flat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_flat(flat_file)  # makes the arena of the process
+    monkeypatch.setattr(sessions, "memory_limit", lambda: 1)
+    open_flat(flat_file)
 
 
 def test_golden_images_are_those_that_the_docs_describe() -> None:

@@ -1,10 +1,10 @@
 """The docs do what they say: their code runs, their references are complete, Sphinx accepts them.
 
 A page is worked through from top to bottom in a folder of its own, with the tiny bundle installed
-as the models ``everyday`` and ``flickr8k``. ``python`` blocks share one namespace, ``sh`` blocks run in
-a shell, and
-a block with a caption is written to the file of that name. Where running makes no sense, the line
-before the block says ``<!-- not run: REASON -->``; commands of mrnn must parse all the same.
+as the models ``everyday`` and ``flickr8k``. ``python`` blocks share one namespace, ``sh`` blocks
+run in a shell, and a block with a caption is written to the file of that name. Where running makes
+no sense, the line before the block says ``<!-- not run: REASON -->``; commands of mrnn must parse
+all the same.
 """
 
 import importlib.util

@@ -239,3 +239,27 @@ def test_a_file_that_is_cut(tmp_path, tiny_bundle, size):
     (tmp_path / "x.onnx").write_bytes((tiny_bundle / "cell.onnx").read_bytes()[:size])
     with pytest.raises(BundleError, match=r"it is no ONNX file|which no bundle needs"):
         checked_graph(tmp_path / "x.onnx")
+
+
+def test_a_dequantised_weight_counts_as_the_weight(tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    text = """
+    <ir_version: 10, opset_import: ["": 17]>
+    dequantised (float[n, 300] x) => (float[n, 400] y)
+    {
+        weights = DequantizeLinear <axis = 1> (whole, steps, zeros)
+        y = MatMul (x, weights)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    arrays = {
+        "whole": np.zeros((300, 400), np.int8),
+        "steps": np.ones(400, np.float32),
+        "zeros": np.zeros(400, np.int8),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    onnx.save(model, tmp_path / "x.onnx")
+    whole = 300 * 400
+    assert checked_graph(tmp_path / "x.onnx").constants == 4 * (whole + whole + 800)

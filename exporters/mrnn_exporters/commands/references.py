@@ -34,6 +34,10 @@ def build(
         typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
     ] = None,
     split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "train",
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Take so many of the photos, evenly spread."),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(metavar="int8|float16", help="How features are kept.")
     ] = "int8",
@@ -56,6 +60,7 @@ def build(
         output,
         sets=data_sets(dataset, root or ()),
         split=split,
+        limit=limit,
         dtype=dtype,
         keep_captions=keep_captions,
         provider=provider,

@@ -66,6 +66,15 @@ def test_the_features_are_the_encoders(tiny_bundle: Path, corpus: Path, referenc
         assert (row, distance) == (place, 0)
 
 
+def test_a_sample_is_spread_over_all_photos(
+    tiny_bundle: Path, corpus: Path, tmp_path: Path
+) -> None:
+    for limit, names in ((2, ["0.png", "2.png"]), (9, [f"{i}.png" for i in range(4)])):
+        folder = tmp_path / str(limit)
+        found = build(tiny_bundle, folder, sets=[("folder", str(corpus))], limit=limit)
+        assert list(found.images) == names
+
+
 def test_a_photo_of_the_training_set_gets_a_vote_unless_it_is_left_out(
     tiny_bundle: Path, corpus: Path, references: Path
 ) -> None:

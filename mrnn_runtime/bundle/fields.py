@@ -59,7 +59,7 @@ class Fields:
         if key not in self.values:
             raise self.wrong(key, "is missing")
         value = self.values[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self.wrong(key, f"must be {words}, not {value!r:.60}")
         return value
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -410,3 +411,10 @@ def test_a_recipe_that_reads_jpegs_reduced(tiny_copy):
     manifest["preprocess"]["reduced"] = True
     write_manifest(tiny_copy, manifest)
     assert load_bundle(tiny_copy).preprocess.reduced
+
+
+def test_every_option_of_decoding_can_be_a_default(tiny_copy):
+    manifest = read_manifest(tiny_copy)
+    manifest["decode"]["options"] = asdict(DecodeOptions(exact=True))
+    write_manifest(tiny_copy, manifest)
+    assert load_bundle(tiny_copy).decode_options == DecodeOptions(exact=True)

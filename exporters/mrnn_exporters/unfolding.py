@@ -110,7 +110,7 @@ class _Graph:
     def vocabulary(self) -> tuple[Array, Array]:
         """Return W [m, V] and b [V] of the product with the vocabulary, in float32 or int8."""
         if "vocabulary.weights" in self.values:
-            add = next(node for node in self.nodes if node.input[0] == "vocabulary.scaled")
+            add = next(node for node in self.nodes if "vocabulary.scaled" in node.input)
             scale = self.values["vocabulary.steps"] / self.values["vocabulary.step"]
             return self.values["vocabulary.weights"] * scale, self.values[add.input[1]]
         makers = {name: node for node in self.nodes for name in node.output}

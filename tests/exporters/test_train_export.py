@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mrnn_exporters import export, flatten, parity, retrieval, train
+from mrnn_exporters import datasets, export, flatten, parity, quantize, retrieval, train
 from mrnn_exporters.nets import pack
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.starts import open_start
@@ -318,6 +318,28 @@ def test_a_bundle_can_be_trained_further(
     assert again.facts["vocabulary_size"] == source.facts["vocabulary_size"]
     # It starts where the bundle ended, so one short epoch cannot be far from there.
     assert again.facts["dev_perplexity"] < 1.5 * source.facts["dev_perplexity"]
+
+
+def test_an_int8_bundle_can_be_trained_further(
+    config: TrainConfig, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    large = {"embedding": 8, "word": 16, "recurrent": 64, "multimodal": 256, "dropout": 0.0}
+    source = train.run(replace(config, cell="gru", sizes=large), tmp_path / "run", cache=cache)
+    export.run(source.folder, tmp_path / "bundle", name="squares")
+    examples = datasets.read("flickr8k", corpus, "dev")
+    quantize.run(tmp_path / "bundle", tmp_path / "int8", examples, agreement=0)
+    cell = onnx.load(tmp_path / "int8" / "cell.onnx", load_external_data=False)
+    names = {tensor.name for tensor in cell.graph.initializer}
+    assert {"vocabulary.weights", "table0.whole"} <= names
+    net = source.cell()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    open_start(str(tmp_path / "int8")).fill(net)
+    tokens = pack([[1, 4, 5, 6], [1, 7, 8]])
+    features = torch.rand(2, source.facts["feature_size"])
+    with torch.no_grad():
+        theirs, ours = (one(tokens, features).softmax(dim=1) for one in (source.cell(), net))
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
 
 
 def test_a_bundle_of_another_kind_cannot_be_trained_further(

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mrnn_runtime import testing
@@ -84,6 +85,10 @@ MEMORY_CELL = (
     sum = """,
     )
 )
+
+# How long an example takes says something about the machine only.
+settings.register_profile("mrnn", deadline=None)
+settings.load_profile("mrnn")
 
 
 @pytest.fixture(scope="session")

@@ -362,7 +362,7 @@ class TestDeadline:
     def test_one_that_is_never_reached_changes_nothing(self, decoder):
         model, images = TableModel(), encoded_images(3)
         options = DecodeOptions(max_length=6)
-        late = replace(options, deadline_ms=10**9)
+        late = replace(options, deadline_ms=86_400_000)
         assert decoder.decode(model, images, late) == decoder.decode(model, images, options)
 
     def test_reading_and_encoding_count(self, tiny_bundle, folder, monkeypatch):

@@ -142,7 +142,9 @@ def test_the_readout_runs_where_the_model_does(make_tiny_bundle, monkeypatch):
     asked = []
     make_session = engine.make_session
     monkeypatch.setattr(
-        engine, "make_session", lambda *given: asked.append(given[1:]) or make_session(*given)
+        engine,
+        "make_session",
+        lambda *given, **more: asked.append(given[1:]) or make_session(*given, **more),
     )
     model = load(folder, provider="cpu", threads=1).model
     scorers = [load_scorer(model, [(4, 5)]) for _ in range(2)]

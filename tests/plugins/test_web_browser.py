@@ -122,7 +122,8 @@ def results(page: Page, count: int) -> list[tuple[str, str]]:
     done = page.locator("#photos > li:not(.waiting)")
     done.nth(count - 1).wait_for()
     return [
-        (item.locator(".path").inner_text(), item.locator("h2").inner_text()) for item in done.all()
+        (item.locator(".path").inner_text().partition(", ")[0], item.locator("h2").inner_text())
+        for item in done.all()
     ]
 
 

@@ -190,7 +190,9 @@ def rows_fed(decoder, model, images, options):
 def test_a_beam_with_room_for_all_finds_exactly_the_best_captions(case):
     model, images, options = case
     words = model.vocabulary_size - FIRST_WORD
-    room = sum(words**length for length in range(options.max_length + 2))  # all that can end or go on
+    room = sum(
+        words**length for length in range(options.max_length + 2)
+    )  # all that can end or go on
     assume(room <= 1000)
     options = replace(options, beam_size=room)
     found = Beam().decode(model, images, options)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime import UsageError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mrnn_exporters.nets import Cell
-    from mrnn_runtime import Backbone
+    from mrnn_runtime import Backbone, Preprocess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class TrainConfig:
         cell: name of a cell plugin.
         sizes: sizes of the net that differ from :class:`mrnn_exporters.nets.NetConfig`'s.
         views: of a photo, that training draws from: ``plain``, ``mirror``, ``crop1``, ...
+        resize: how photos become square, ``squash`` or ``crop``; as the backbone says where empty.
         min_count: a word seen less often in training is <unk>.
         max_words: a longer training caption is cut there.
         epochs: passes over the captions, in which the learning rate falls to zero.
@@ -57,6 +58,7 @@ class TrainConfig:
     cell: str = "m-rnn"
     sizes: dict[str, int | float] = field(default_factory=dict)
     views: tuple[str, ...] = ("plain", "mirror")
+    resize: str = ""
     min_count: int = 5
     max_words: int = 30
     epochs: int = 20
@@ -89,17 +91,30 @@ class TrainConfig:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Resizing:
+    """A backbone whose photos become square in another way."""
+
+    module: Any
+    feature_size: int
+    preprocess: Preprocess
+    weights_id: str
+
+
 def build_backbone(config: TrainConfig) -> Backbone:
     """Build the backbone that the configuration names.
 
     Raises:
-        UsageError: no plugin provides it.
+        UsageError: no plugin provides it, or an unknown ``resize``.
         PluginError: it cannot be loaded or built.
     """
     target = manager().load("backbones", config.backbone)
     with blaming(f"backbone {config.backbone!r}"):
         backbone: Backbone = target(config.weights)
-    return backbone
+    if not config.resize:
+        return backbone
+    preprocess = replace(backbone.preprocess, resize=config.resize)
+    return _Resizing(backbone.module, backbone.feature_size, preprocess, backbone.weights_id)
 
 
 def build_cell(config: TrainConfig, *, vocabulary_size: int, feature_size: int) -> Cell:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from mrnn_exporters.nets import Cell
     from mrnn_runtime import Bundle
 
+_NET = ("backbone", "weights", "cell", "sizes")
 # What the new training has from the old one unless it says otherwise.
-INHERITED = ("backbone", "weights", "cell", "sizes")
+INHERITED = (*_NET, "resize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Start:
 
     Attributes:
         name: as the caller named it.
-        config: at least ``backbone``, ``weights``, ``cell`` and ``sizes``.
+        config: at least what is in INHERITED.
         weights_id: of the backbone's weights.
         tokenizer: file of the vocabulary.
         source: where the weights are.
@@ -65,9 +66,8 @@ def open_start(name: str) -> Start:
         return Start(name, config, run.facts["weights_id"], run.folder / "tokenizer.json", run)
     bundle = load_bundle(find_model(name))
     match bundle.training:
-        case {"config": dict(config), "weights_id": str(weights_id)} if config.keys() >= set(
-            INHERITED
-        ):
+        case {"config": dict(config), "weights_id": str(weights_id)} if config.keys() >= set(_NET):
+            config = config | {"resize": bundle.preprocess.resize}
             return Start(name, config, weights_id, bundle.file("tokenizer.json"), bundle)
     raise UsageError(
         f"{name} does not say how it was trained", hint="start from a bundle that mrnn export wrote"

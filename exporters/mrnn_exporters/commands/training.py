@@ -42,6 +42,12 @@ def train(
         list[str] | None,
         typer.Option(metavar="VIEW", help="plain, mirror, crop1, crop2, ...; may be repeated."),
     ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="squash|crop", help="How photos become square. Else as the CNN was trained."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="B", help="Captions a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Adam's.")] = None,
@@ -107,6 +113,7 @@ def train(
         "min_count": min_count,
         "seed": seed,
         "views": tuple(view) if view else None,
+        "resize": resize,
         "backbone": backbone,
         "weights": weights,
         "cell": cell,

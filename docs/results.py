@@ -35,6 +35,7 @@ SYSTEMS = (
     "nic",
     "lrcn",
     "deepvs",
+    "rvr",
 )
 # Table 9 of the paper, Flickr30K with VGG features: name there, BLEU-1 to 4.
 ABLATIONS = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mrnn_exporters.nets import CaptionNet
 from mrnn_exporters.recurrences import (
@@ -16,6 +17,7 @@ from mrnn_exporters.recurrences import (
     GatedRecurrence,
     LongShortTerm,
     PlainRecurrence,
+    VisualMemory,
 )
 
 if TYPE_CHECKING:
@@ -130,3 +132,33 @@ def deepvs(config: NetConfig) -> CaptionNet:
     return _unit_embedding(
         CaptionNet(sized, recurrence, image=("start",), multimodal=False, layers=1)
     )
+
+
+class _PartialDrive(nn.Module):
+    """P I into the first units of an input, zero into the others."""
+
+    def __init__(self, feature: int, units: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(feature, units, bias=False)
+        self.spare = width - units
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map float32 [b, feature] to [b, width]."""
+        return functional.pad(self.project(image), (0, self.spare))
+
+
+def rvr(config: NetConfig) -> CaptionNet:
+    """Build the recurrent visual representation of Chen and Zitnick (2015), 100 units a layer.
+
+    s(t) = sigmoid(E_s[token] + [P I; 0] + W_s s(t-1) + b_s): Mikolov's net, whose first half sees
+    the image at each step; u(t) = ReLU(E_u[token] + W_u u(t-1) + b_u): the visual memory of what
+    has been said; y(t) = softmax(V [s(t); u(t)] + b). Kept are both layers and their ways to the
+    next word. Left out are the reconstruction of the image feature from u, which their sentence
+    retrieval and image retrieval use, so that here u learns from the next word alone; the classes
+    of words; and the n-gram features beside the softmax.
+    """
+    sized = config.sized(word=200, recurrent=200)
+    recurrence = VisualMemory(sized.word, sized.recurrent)
+    net = CaptionNet(sized, recurrence, image=("every",), multimodal=False, layers=1)
+    net.drive = _PartialDrive(sized.feature_size, sized.recurrent // 4, sized.word)
+    return _unit_embedding(net)

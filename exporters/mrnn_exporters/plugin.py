@@ -25,6 +25,7 @@ _CELLS = (
     ("lstm", "lstm", "the paper's net with an LSTM of 300 (MNLM's size)"),
     ("nic", "nic", "an LSTM of 512, the image as its first input"),
     ("lrcn", "lrcn", "four stacked LSTM of 1000, the image at every step"),
+    ("rvr", "rvr", "two layers of 100, one of them a visual memory; the image at every step"),
     ("deepvs", "deepvs", "a plain RNN of 300, the image at the first step only"),
 )
 

@@ -104,6 +104,45 @@ class ElmanRecurrence(nn.Module):
         return (torch.relu(total) if self.relu else torch.sigmoid(total),)
 
 
+class VisualMemory(nn.Module):
+    """Two layers side by side, r = [s; u], each of half the size, which see the words alone.
+
+    s(t) = sigmoid(x_s(t) + W_s s(t-1) + b_s), u(t) = ReLU(x_u(t) + W_u u(t-1) + b_u), where
+    [x_s; x_u] is the input itself: behind a one-hot word, an embedding is the input matrix.
+    """
+
+    def __init__(self, word: int, size: int) -> None:
+        """Start W_u at .9 I, as in PlainRecurrence.
+
+        Raises:
+            UsageError: the two sizes differ, or are odd.
+        """
+        super().__init__()
+        if word != size or size % 2:
+            raise UsageError(
+                f"[s; u] takes its input as it is: word {word} and recurrent {size} must be one"
+                " even number",
+                hint="give both the same size",
+            )
+        self.state = (StateTensor("r", size),)
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.language = nn.Linear(size // 2, size // 2, bias=False)
+        self.visual = nn.Linear(size // 2, size // 2, bias=False)
+        self.visual.weight.data.copy_(0.9 * torch.eye(size // 2))
+
+    def gates(self, word: Tensor) -> Tensor:
+        """Return x(t) + b."""
+        return word + self.bias
+
+    def advance(self, gates: Tensor, state: State) -> State:
+        """Return [s(t); u(t)]."""
+        language, visual = state[0].chunk(2, dim=1)
+        from_language, from_visual = gates.chunk(2, dim=1)
+        language = torch.sigmoid(from_language + self.language(language))
+        visual = torch.relu(from_visual + self.visual(visual))
+        return (torch.cat([language, visual], dim=1),)
+
+
 class GatedRecurrence(nn.Module):
     """A gated recurrent unit (Cho et al., 2014), in the form that torch and cuDNN use.
 

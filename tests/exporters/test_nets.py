@@ -33,6 +33,7 @@ SYSTEMS = [
     "nic",
     "lrcn",
     "deepvs",
+    "rvr",
 ]
 LANGUAGE_ONLY = {"simple_rnn", "rnn_base"}
 
@@ -89,6 +90,14 @@ def hidden_states(
             total = total + w["recurrence.hidden.weight"] @ r
             r = sigmoid(total) if system == "simple_rnn" else np.maximum(total, 0)
             yield r
+    elif system == "rvr":
+        seen = np.append(w["drive.project.weight"] @ image, np.zeros(5))
+        s, u = np.zeros(3), np.zeros(3)
+        for word in words:
+            x = word + seen + w["recurrence.bias"]
+            s = sigmoid(x[:3] + w["recurrence.language.weight"] @ s)
+            u = np.maximum(x[3:] + w["recurrence.visual.weight"] @ u, 0)
+            yield np.append(s, u)
     else:
         for word in words:
             x = word + w["drive.weight"] @ image if "vis_in_rnn" in system else word
@@ -99,7 +108,7 @@ def hidden_states(
 def multimodal(
     system: str, w: Weights, r: np.ndarray, word: np.ndarray, first: np.ndarray, image: np.ndarray
 ) -> np.ndarray:
-    if system in {"simple_rnn", "nic", "lrcn", "deepvs"}:
+    if system in {"simple_rnn", "nic", "lrcn", "deepvs", "rvr"}:
         return r
     total = w["from_recurrent.weight"] @ r
     if system == "no_emb_input":
@@ -188,14 +197,15 @@ def test_the_word_matters_before_training(system: str) -> None:
     assert logits.std(dim=0).mean() > 2e-3
 
 
-@pytest.mark.parametrize("system", ["nic", "lrcn", "deepvs"])
+@pytest.mark.parametrize("system", ["nic", "lrcn", "deepvs", "rvr"])
 def test_word_and_image_enter_at_one_scale_before_training(system: str) -> None:
     """Where both go into the recurrence and one drowns the other, that one is hardly learnt."""
     torch.manual_seed(3)
     net = getattr(cells, system)(NetConfig(vocabulary_size=30, feature_size=50)).eval()
     with torch.no_grad():
         word = net.word(net.embedding.weight).std()
-        image = net.drive(unit_rms(torch.randn(30, 50))).std()
+        drive = net.drive(unit_rms(torch.randn(30, 50)))
+        image = drive[drive != 0].std()  # the visual layers of rvr see no image
     assert 0.5 < word / image < 2
 
 
@@ -209,6 +219,7 @@ def test_the_sizes_are_the_papers() -> None:
     assert own(cells.m_rnn_shared)[3] == 1024
     assert own(cells.nic)[2] == 512
     assert own(cells.lstm)[2] == 300
+    assert own(cells.rvr)[2] == 2 * 100
     assert [t.size for t in cells.lrcn(NetConfig(vocabulary_size=9, feature_size=3)).state] == (
         [1000] * 8
     )
@@ -217,6 +228,12 @@ def test_the_sizes_are_the_papers() -> None:
 def test_plain_recurrence_wants_equal_sizes() -> None:
     with pytest.raises(UsageError, match="word 6 equal to recurrent 7"):
         cells.m_rnn(NetConfig(vocabulary_size=9, feature_size=3, word=6, recurrent=7))
+
+
+def test_a_visual_memory_wants_one_even_size() -> None:
+    for word, recurrent in ((6, 8), (7, 7)):
+        with pytest.raises(UsageError, match=f"word {word} and recurrent {recurrent}"):
+            cells.rvr(NetConfig(vocabulary_size=9, feature_size=3, word=word, recurrent=recurrent))
 
 
 def test_reference_is_g2_of_the_image_projection() -> None:

@@ -134,17 +134,16 @@ def deepvs(config: NetConfig) -> CaptionNet:
     )
 
 
-class _PartialDrive(nn.Module):
+class _PartialDrive(nn.Linear):
     """P I into the first units of an input, zero into the others."""
 
     def __init__(self, feature: int, units: int, width: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(feature, units, bias=False)
+        super().__init__(feature, units, bias=False)
         self.spare = width - units
 
     def forward(self, image: Tensor) -> Tensor:
         """Map float32 [b, feature] to [b, width]."""
-        return functional.pad(self.project(image), (0, self.spare))
+        return functional.pad(super().forward(image), (0, self.spare))
 
 
 def rvr(config: NetConfig) -> CaptionNet:

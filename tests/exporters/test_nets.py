@@ -91,7 +91,7 @@ def hidden_states(
             r = sigmoid(total) if system == "simple_rnn" else np.maximum(total, 0)
             yield r
     elif system == "rvr":
-        seen = np.append(w["drive.project.weight"] @ image, np.zeros(5))
+        seen = np.append(w["drive.weight"] @ image, np.zeros(5))
         s, u = np.zeros(3), np.zeros(3)
         for word in words:
             x = word + seen + w["recurrence.bias"]

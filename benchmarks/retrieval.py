@@ -31,8 +31,8 @@ from mrnn_exporters import datasets
 from mrnn_exporters.progress import on_all_cores
 from mrnn_exporters.scoring import log_probs
 from mrnn_runtime import load
-from mrnn_runtime.engine.scorer import _ROWS, IMAGES, load_scorer
 from mrnn_runtime.engine.sessions import cores
+from mrnn_runtime.retrieval.scorer import _ROWS, IMAGES, load_scorer
 
 if TYPE_CHECKING:
     from mrnn_runtime import Captioner, EncodedImages

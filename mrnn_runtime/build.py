@@ -16,7 +16,6 @@ from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open
 from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.safety import MOST_TRIPS
-from mrnn_runtime.engine.scorer import Scorer, load_scorer
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.images import find_images
 from mrnn_runtime.plugins.hookspecs import CONTRACT
@@ -27,6 +26,7 @@ from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.reranking.similarity import cider_d
 from mrnn_runtime.retrieval.gallery import cache_folder, joined
 from mrnn_runtime.retrieval.ranking import log_mean, save_background
+from mrnn_runtime.retrieval.scorer import Scorer, load_scorer
 
 __all__ = [
     "APOSTROPHES",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrnn_runtime.bundle.archives import read_archive
-from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.retrieval.scorer import load_scorer
 from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from mrnn_exporters.int8 import (
 from mrnn_runtime import BundleError, UsageError, load, load_bundle
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.engine.golden import replay_golden
-from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.reranking.references import load_references
+from mrnn_runtime.retrieval.scorer import load_scorer
 
 CNN = """
 <ir_version: 10, opset_import: ["": 17]>

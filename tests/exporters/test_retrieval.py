@@ -17,9 +17,9 @@ from mrnn_exporters import plugin, retrieval
 from mrnn_exporters.retrieval import image_ranks, measures, run, sentence_ranks
 from mrnn_exporters.scoring import log_probs
 from mrnn_runtime import load
-from mrnn_runtime.engine.scorer import Scorer
 from mrnn_runtime.errors import UsageError
 from mrnn_runtime.images import read_image
+from mrnn_runtime.retrieval.scorer import Scorer
 
 if TYPE_CHECKING:
     from pathlib import Path

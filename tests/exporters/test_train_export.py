@@ -24,11 +24,11 @@ from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.starts import open_start
 from mrnn_runtime import load
 from mrnn_runtime.engine.flat import open_flat
-from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, PluginError, UsageError
 from mrnn_runtime.images import read_image
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.retrieval.ranking import load_background
+from mrnn_runtime.retrieval.scorer import load_scorer
 
 pytestmark = pytest.mark.slow
 

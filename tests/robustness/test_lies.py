@@ -11,9 +11,9 @@ from mutations import PHOTO, copy_bundle, seed_bundle
 
 import mrnn_runtime
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
-from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.retrieval.gallery import open_gallery
+from mrnn_runtime.retrieval.scorer import load_scorer
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mrnn_runtime import load
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.engine import model as engine
-from mrnn_runtime.engine import scorer
-from mrnn_runtime.engine.scorer import Sentences, load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
+from mrnn_runtime.retrieval import scorer
+from mrnn_runtime.retrieval.scorer import Sentences, load_scorer
 from mrnn_runtime.testing import TableModel, encoded_images
 
 # Few words, so that many sentences begin alike and some are the beginning of others.

@@ -10,7 +10,6 @@ from PIL import Image
 
 from mrnn_runtime import load
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
-from mrnn_runtime.engine.scorer import load_scorer
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.plugins.contracts import Encoder
 from mrnn_runtime.retrieval import gallery as galleries
@@ -23,6 +22,7 @@ from mrnn_runtime.retrieval.ranking import (
     rank_sentences,
     save_background,
 )
+from mrnn_runtime.retrieval.scorer import load_scorer
 
 SENTENCES = ["a man", "a dog runs on grass", "the man 's hat", "dog"]
 

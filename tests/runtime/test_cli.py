@@ -252,6 +252,8 @@ def test_models_that_are_installed(mrnn, install, tiny_bundle):
         "*",
         "tiny-dist",
         "1.0",
+        "fp32",
+        "0.0",
         "random",
         "words",
     ]
@@ -262,8 +264,29 @@ def test_models_that_are_installed(mrnn, install, tiny_bundle):
             "dist": "tiny-dist",
             "version": "1.0",
             "default": True,
+            "precision": "fp32",
+            "megabytes": 0.0,
+            "speed": None,
         }
     ]
+
+
+def test_models_say_what_they_cost(mrnn, install, tiny_copy, tmp_path):
+    from mrnn_runtime.bundle.loading import read_manifest, write_manifest
+
+    manifest = read_manifest(tiny_copy) | {"precision": "int8"}
+    manifest["training"] = {"quantized": {"speed": 1.6249}}
+    write_manifest(tiny_copy, manifest)
+    install("quick", MODEL.replace("FOLDER", repr(str(tiny_copy))).replace("tiny", "quick"))
+    gone = MODEL.replace("FOLDER", repr(str(tmp_path / "none"))).replace("tiny", "gone")
+    install("gone", gone)
+    result = mrnn("models")
+    assert result.code == 0
+    assert "no bundle" in result.err  # and the others are listed
+    quick, gone = sorted(json.loads(mrnn("models", "--json").out), key=lambda r: r["speed"] is None)
+    assert (quick["precision"], quick["speed"]) == ("int8", 1.6)
+    assert (gone["precision"], gone["megabytes"], gone["speed"]) == ("?", None, None)
+    assert "int8 x1.6" in result.out
 
 
 def test_verify(mrnn, tiny_bundle):

@@ -15,6 +15,7 @@ from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
 from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.images import find_images
@@ -24,7 +25,7 @@ from mrnn_runtime.reranking.building import build_references, replace_references
 from mrnn_runtime.reranking.neighbours import check_dtype
 from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.reranking.similarity import cider_d
-from mrnn_runtime.retrieval.gallery import cache_folder, joined
+from mrnn_runtime.retrieval.gallery import joined
 from mrnn_runtime.retrieval.ranking import log_mean, save_background
 from mrnn_runtime.retrieval.scorer import Scorer, load_scorer
 

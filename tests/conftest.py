@@ -91,6 +91,14 @@ settings.register_profile("mrnn", deadline=None)
 settings.load_profile("mrnn")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+    """Keep what is cached apart from what the user has there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory):
     """The folder of a bundle that loads. All tests share it: leave it as it is."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from mrnn_runtime.bundle.manifest import same_tensors
 from mrnn_runtime.engine.outputs import check_outputs
+from mrnn_runtime.engine.prepared import WORTH
 from mrnn_runtime.engine.providers import PROVIDERS, resolve
 from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.errors import BundleError, UsageError
@@ -315,7 +316,9 @@ def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Ses
     # External data are named from the graph's folder on.
     beside = [n for n in map(PurePosixPath, bundle.files) if n.is_relative_to(folder)]
     files = {name.relative_to(folder).as_posix() for name in beside}
-    session = make_session(path, provider, threads, files=files)
+    fact = bundle.files[graph.file]
+    digest = fact.sha256 if fact.bytes >= WORTH else ""
+    session = make_session(path, provider, threads, files=files, digest=digest)
     for kind, found, wanted in (
         ("inputs", session.inputs, graph.inputs),
         ("outputs", session.outputs, graph.outputs),

@@ -60,11 +60,13 @@ class CheckedGraph:
         data: the content of its file.
         constants: bytes that its weights may take, and what is computed of them at load time.
         largest: bytes of the largest such result that may be computed then.
+        whole: whether all weights are in the file.
     """
 
     data: bytes
     constants: int
     largest: int
+    whole: bool
 
 
 def checked_graph(
@@ -104,7 +106,10 @@ def checked_graph(
             f"{path} does not load: it is no ONNX file ({error})", hint="export the bundle again"
         ) from error
     sizes = [footprint(one) for one in (graph, *_inner(loop))]
-    return CheckedGraph(data, sum(total for total, _ in sizes), max(most for _, most in sizes))
+    total, largest = sum(total for total, _ in sizes), max(most for _, most in sizes)
+    tensors = [tensor for one in (graph, *_inner(loop)) for tensor in _tensors(one)]
+    whole = not any("external_data" in tensor for tensor in tensors)
+    return CheckedGraph(data, total, largest, whole)
 
 
 def _only_loop(graph: Message, data: bytes) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle.manifest import TensorSpec
+from mrnn_runtime.engine import prepared
 from mrnn_runtime.engine.providers import (
     PROVIDERS,
     load_onnxruntime,
@@ -123,6 +125,7 @@ def make_session(
     *,
     files: Collection[str] | None = None,
     flattened: bool = False,
+    digest: str = "",
 ) -> Session:
     """Check an ONNX file, and create the session of what was checked.
 
@@ -134,6 +137,8 @@ def make_session(
             lie; None for a graph that is no stranger's: any file below that folder, and weights of
             any size.
         flattened: whether it is a graph of ``mrnn flatten``, with its one loop.
+        digest: sha256 of the file, which was checked; lets what ONNX Runtime makes of a large graph
+            on the CPU be kept for the next process.
 
     Raises:
         UsageError: there is no such provider, or the number of threads is negative.
@@ -143,6 +148,14 @@ def make_session(
     if not 0 <= threads <= _MOST_THREADS:
         raise UsageError(f"threads must lie in 0..{_MOST_THREADS}, not {threads}")
     word = resolve(provider)
+    place = None
+    if digest and word == "cpu":
+        place = prepared.place_of(digest, load_onnxruntime().__version__, memory_limit())
+    if place and (data := prepared.kept(place)):
+        options = _options(threads)
+        options.graph_optimization_level = load_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        with suppress(MrnnError):
+            return Session(open_session(data, str(path), word, options), path)
     graph = checked_graph(path, files, flattened=flattened)
     # Kernels keep a second copy of their weights, in an order of their own. The estimate is far too
     # high for some nets with attention masks and for a search in the graph, whose shapes follow the
@@ -156,7 +169,14 @@ def make_session(
     options = _options(threads)
     options.add_session_config_entry(_EXTERNAL_DATA, os.path.abspath(path.parent))
     options.add_session_config_entry(_LARGEST_CONSTANT, str(graph.largest))
-    return Session(open_session(graph.data, str(path), word, options), path)
+
+    def start(kept: str = "") -> Session:
+        options.optimized_model_filepath = kept
+        return Session(open_session(graph.data, str(path), word, options), path)
+
+    if place and graph.whole and hashlib.sha256(graph.data).hexdigest() == digest:
+        return prepared.keep(place, start) or start()
+    return start()
 
 
 def gather_session(kind: str, dimensions: int, provider: str) -> Session:

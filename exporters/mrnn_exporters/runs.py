@@ -1,6 +1,7 @@
 """A finished run: one folder that holds what the exporter needs and nothing that could run code.
 
-``run.json`` (configuration and facts), ``weights.safetensors``, ``tokenizer.json``. The folder
+``run.json`` (configuration and facts), ``weights.safetensors``, ``tokenizer.json``, and
+``tail.safetensors`` where stages of the CNN were trained. The folder
 ``lightning`` beside them holds the trainer's own checkpoints and logs and serves only to resume.
 """
 
@@ -16,8 +17,12 @@ from mrnn_runtime.build import blaming, manager
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from mrnn_exporters.nets import Cell
     from mrnn_runtime import Backbone, Preprocess
+
+_TAIL = "tail.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class TrainConfig:
         reward: weight of the CIDEr-D of the net's own captions in the cost, beside the likelihood
             of people's; see ``rewards.py``. With it the last epoch is kept, not the best.
         samples: captions drawn for each photo of a step, for the reward.
+        finetune: how many of the CNN's last stages are trained too; 0 leaves it frozen.
+        finetune_rate: their learning rate, as a share of ``learning_rate``.
         clip: gradients are clipped to this norm.
         seed: of initial weights, order and dropout.
     """
@@ -72,6 +79,8 @@ class TrainConfig:
     sentences: str = ""
     reward: float = 0.0
     samples: int = 5
+    finetune: int = 0
+    finetune_rate: float = 0.1
     clip: float = 5.0
     seed: int = 1
 
@@ -208,10 +217,38 @@ class Run:
             net.load_state_dict(weights)
             return net.eval()
 
-    def save(self, net: Cell) -> None:
+    def backbone(self) -> Backbone:
+        """The CNN, with its last stages as they were trained.
+
+        Raises:
+            UsageError: it has other weights than the run's.
+        """
+        backbone = build_backbone(self.config)
+        if backbone.weights_id != self.facts["weights_id"]:
+            raise UsageError(
+                f"{self.folder} was trained on features of {self.facts['weights_id']}, the backbone"
+                f" has {backbone.weights_id}",
+                hint="install the version of the backbone's package that the run was trained with",
+            )
+        if self.config.finetune:
+            from mrnn_exporters.finetuning import split
+
+            _, tail = split(backbone, self.config.finetune, name=self.config.backbone)
+            self.fill_tail(tail)  # which has the backbone's weights
+        return backbone
+
+    def fill_tail(self, tail: nn.Module) -> None:
+        """Give the CNN's last stages the weights that they were trained to."""
+        from safetensors.torch import load_file
+
+        tail.load_state_dict(load_file(self.folder / _TAIL))
+
+    def save(self, net: Cell, tail: nn.Module | None = None) -> None:
         """Write the weights, then run.json: a folder that has run.json is complete."""
         from safetensors.torch import save_file
 
-        weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-        save_file(weights, self.folder / "weights.safetensors")
+        for module, file in ((net, "weights.safetensors"), (tail, _TAIL)):
+            if module is not None:
+                weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+                save_file(weights, self.folder / file)
         write_json(self.folder / "run.json", {"config": asdict(self.config), "facts": self.facts})

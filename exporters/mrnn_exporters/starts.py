@@ -13,12 +13,14 @@ from mrnn_runtime.build import find_model
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from mrnn_exporters.nets import Cell
     from mrnn_runtime import Bundle
 
 _NET = ("backbone", "weights", "cell", "sizes")
 # What the new training has from the old one unless it says otherwise.
-INHERITED = (*_NET, "resize")
+INHERITED = (*_NET, "resize", "finetune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,24 @@ class Start:
     tokenizer: Path
     source: Run | Bundle
 
-    def fill(self, net: Cell) -> None:
-        """Give a net of the same cell and sizes the weights.
+    def fill(self, net: Cell, tail: nn.Module | None = None) -> None:
+        """Give a net of the same cell and sizes the weights, and the CNN's last stages theirs.
 
         Raises:
-            UsageError: they are in a bundle, and the cell is none that can be had back from one.
+            UsageError: they are in a bundle, and the cell is none that can be had back from one, or
+                stages of its CNN were trained.
         """
+        tuned = bool(self.config["finetune"])
         if isinstance(self.source, Run):
             net.load_state_dict(self.source.cell().state_dict())
+            if tail is not None and tuned:
+                self.source.fill_tail(tail)
             return
+        if tuned:
+            raise UsageError(
+                f"{self.name} cannot be trained further: stages of its CNN were trained",
+                hint="start from the run that it was exported from",
+            )
         from mrnn_exporters.unfolding import unfold
 
         unfold(self.source, net)
@@ -67,7 +78,7 @@ def open_start(name: str) -> Start:
     bundle = load_bundle(find_model(name))
     match bundle.training:
         case {"config": dict(config), "weights_id": str(weights_id)} if config.keys() >= set(_NET):
-            config = config | {"resize": bundle.preprocess.resize}
+            config = {"finetune": 0} | config | {"resize": bundle.preprocess.resize}
             return Start(name, config, weights_id, bundle.file("tokenizer.json"), bundle)
     raise UsageError(
         f"{name} does not say how it was trained", hint="start from a bundle that mrnn export wrote"

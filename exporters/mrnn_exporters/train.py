@@ -1,4 +1,4 @@
-"""Training of a cell on frozen CNN features, by PyTorch Lightning.
+"""Training of a cell on CNN features, by PyTorch Lightning; the CNN's last stages may learn too.
 
 The cost is the paper's: the mean over all words of -log P(w_n | w_<n, I), <eos> counted. A run
 is a function of its configuration: order, views and dropout are drawn from (seed, epoch or step),
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import lightning
 import numpy as np
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mrnn_exporters import __version__, datasets, features
+from mrnn_exporters import __version__, datasets, features, finetuning
 from mrnn_exporters.nets import pack
 from mrnn_exporters.rewards import CiderReward, reward_cost
 from mrnn_exporters.runs import (
@@ -62,7 +62,7 @@ class Batch(NamedTuple):
     Attributes:
         tokens: int64 packed [s], <bos> and words.
         target: int64 [s], words and <eos>.
-        features: float32 [b, d].
+        features: float32 [b, d]; activations of the CNN's frozen part where the rest is trained.
         photos: which photo of the split each caption belongs to, b of them.
     """
 
@@ -174,11 +174,18 @@ class Data(lightning.LightningDataModule):
 class Trainee(lightning.LightningModule):
     """The net, its cost and its optimiser."""
 
-    def __init__(self, config: TrainConfig, net: Cell, reward: CiderReward | None) -> None:
-        """Keep the net under ``net``."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        net: Cell,
+        reward: CiderReward | None,
+        tail: torch.nn.Module | None = None,
+    ) -> None:
+        """Keep the net under ``net``, the stages of the CNN to be trained under ``tail``."""
         super().__init__()
         self.config = config
         self.net = net
+        self.tail = tail
         self.reward = reward
         self.curve: list[float] = []  # dev perplexity after each epoch
 
@@ -190,17 +197,31 @@ class Trainee(lightning.LightningModule):
         """Go on with the curve."""
         self.curve = checkpoint["curve"]
 
+    def train(self, mode: bool = True) -> Self:
+        """As torch has it, but that batch norm of the CNN goes by its own statistics."""
+        super().train(mode)
+        if self.tail is not None:
+            self.tail.eval()
+        return self
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, step), whatever happened before."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _features(self, batch: Batch) -> Tensor:
+        if self.tail is None:
+            return batch.features
+        seen: Tensor = self.tail(batch.features)
+        return seen
+
+    def _logits(self, batch: Batch, seen: Tensor) -> Tensor:
         with blaming(f"cell {self.config.cell!r}"):
-            return self.net(batch.tokens, batch.features)
+            return self.net(batch.tokens, seen)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean over words of -ln P(w_n | w_<n, I), and the cost of low reward if that is wanted."""
-        logits = self._logits(batch)
+        seen = self._features(batch)
+        logits = self._logits(batch, seen)
         loss = functional.cross_entropy(
             logits, batch.target, label_smoothing=self.config.label_smoothing
         )
@@ -209,7 +230,7 @@ class Trainee(lightning.LightningModule):
             with blaming(f"cell {self.config.cell!r}"):
                 cost = reward_cost(
                     self.net,
-                    batch.features,
+                    seen,
                     batch.photos,
                     self.reward,
                     samples=self.config.samples,
@@ -226,7 +247,7 @@ class Trainee(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Sum up words and their cost."""
-        logits = self._logits(batch)
+        logits = self._logits(batch, self._features(batch))
         cost = functional.cross_entropy(logits, batch.target, reduction="sum")
         self._cost += torch.stack([cost.double(), cost.new_tensor(len(batch.target)).double()])
 
@@ -242,12 +263,17 @@ class Trainee(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW under one cosine cycle."""
         config = self.config
+        assert isinstance(self.net, torch.nn.Module)
+        weights, rates = [self.net.parameters()], [config.learning_rate]
+        if self.tail is not None:
+            weights.append(weight for weight in self.tail.parameters() if weight.requires_grad)
+            rates.append(config.finetune_rate * config.learning_rate)
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            [{"params": group} for group in weights], weight_decay=config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            config.learning_rate,
+            rates,
             total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
             pct_start=0.05,
         )
@@ -269,6 +295,10 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         PluginError: the backbone or the cell fails.
     """
     check_names(config)
+    if config.finetune and config.sentences:
+        raise UsageError(
+            "sentences without photos train no CNN", hint="leave out --finetune or --sentences"
+        )
     examples = {
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
@@ -296,9 +326,14 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     net = build_cell(
         config, vocabulary_size=tokenizer.get_vocab_size(), feature_size=backbone.feature_size
     )
+    seen: Backbone = backbone
+    tail = None
+    if config.finetune:
+        seen, tail = finetuning.split(backbone, config.finetune, name=config.backbone)
+        finetuning.make_trainable(tail)
     if start:
         _expect(start, config, backbone)
-        start.fill(net)
+        start.fill(net, tail)
     # Whatever can be refused has been: a folder that is claimed is worth resuming.
     if _is_main():
         _claim(config, output, resume=resume)
@@ -311,7 +346,7 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
             return CaptionDataset(sayings, [zeros], tokenizer, config.max_words)
         paths = [example.path for example in examples[split]]
         arrays = [
-            features.features(backbone, paths, view, cache, name=config.backbone) for view in views
+            features.features(seen, paths, view, cache, name=config.backbone) for view in views
         ]
         return CaptionDataset(examples[split], arrays, tokenizer, config.max_words)
 
@@ -320,7 +355,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     if config.reward:
         reward = CiderReward(data.train.by_photo(), tokenizer.get_vocab_size())
     with _quick_products():
-        trainee, best = _fit(config, data, Trainee(config, net, reward), output, resume=resume)
+        trainee, best = _fit(
+            config, data, Trainee(config, net, reward, tail), output, resume=resume
+        )
     facts = {
         "vocabulary_size": tokenizer.get_vocab_size(),
         "feature_size": backbone.feature_size,
@@ -337,7 +374,7 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     }
     finished = Run(output, config, facts)
     if _is_main():
-        finished.save(trainee.net)
+        finished.save(trainee.net, trainee.tail)
     return finished
 
 
@@ -351,6 +388,7 @@ def _expect(start: Start, config: TrainConfig, backbone: Backbone) -> None:
         ("cell", start.config["cell"], config.cell),
         ("sizes", start.config["sizes"] | {"dropout": 0}, config.sizes | {"dropout": 0}),
         ("features", start.weights_id, backbone.weights_id),
+        ("CNN's trained stages", start.config["finetune"] or config.finetune, config.finetune),
     ):
         if theirs != ours:
             raise UsageError(
@@ -425,6 +463,7 @@ def _fit(
         # One process reads from memory; Lightning would rather have worker processes.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # checked by _claim
+        warnings.filterwarnings("ignore", ".*in eval mode at the start.*")  # Trainee.train
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own use
         trainer = lightning.Trainer(
             max_epochs=config.epochs,

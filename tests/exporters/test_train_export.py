@@ -247,6 +247,69 @@ train.run(config, Path({str(tmp_path / "run")!r}), cache=Path({str(cache)!r}))
     assert (resumed.folder / "lightning" / "metrics.csv").read_text() == metrics
 
 
+def test_the_last_stages_of_the_cnn_learn_too(
+    trained: Run,
+    config: TrainConfig,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = tmp_path / "cache"
+    tuning = replace(config, finetune=2, finetune_rate=0.5, epochs=2)
+    run = train.run(tuning, tmp_path / "run", cache=own)
+    frozen, tuned = build_backbone(tuning), run.backbone()
+    before, after = frozen.module.state_dict(), tuned.module.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    blocks = len(frozen.module.net._blocks)
+    assert all(
+        name.startswith(("net._conv_head", f"net._blocks.{blocks - 1}.")) for name in changed
+    )
+    assert not any("_bn" in name for name in changed)
+    assert not (trained.folder / "tail.safetensors").exists()
+
+    bundle, _ = export.run(run.folder, tmp_path / "bundle", name="tuned")
+    paths = sorted((corpus / "images").iterdir())[:3]
+    pixels = np.stack([read_image(path, bundle.preprocess) for path in paths])
+    encoded = load(bundle.folder, provider="cpu").encoder.encode(pixels).inputs["image_term"]
+    with torch.no_grad():
+        one, other = (
+            run.cell().encode(backbone.module(torch.from_numpy(pixels)))[0].numpy()
+            for backbone in (tuned, frozen)
+        )
+    np.testing.assert_allclose(encoded, one, atol=0.02)  # weights were rounded to float16
+    assert np.abs(one - other).max() > 0.1
+
+    step = train.Trainee.training_step
+
+    def dies(self: train.Trainee, batch: train.Batch, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainee, "training_step", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.run(tuning, tmp_path / "again", cache=own)
+    again = train.run(tuning, tmp_path / "again", cache=own, resume=True)
+    for file in ("weights.safetensors", "tail.safetensors"):
+        ours, theirs = load_file(run.folder / file), load_file(again.folder / file)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    further = replace(tuning, start=str(run.folder), learning_rate=1e-9, epochs=1)
+    kept = train.run(further, tmp_path / "further", cache=own)
+    assert kept.facts["dev_perplexity"] == pytest.approx(run.facts["dev_perplexity"], rel=1e-3)
+    for start, stages in ((run.folder, 1), (bundle.folder, 2)):
+        with pytest.raises(UsageError, match="trained"):
+            refused = replace(tuning, start=str(start), finetune=stages)
+            train.run(refused, tmp_path / "refused", cache=own)
+    with pytest.raises(UsageError, match="train no CNN"):
+        train.run(replace(tuning, sentences="s.txt"), tmp_path / "refused", cache=own)
+    with pytest.raises(UsageError, match="has no split"):
+        alien = replace(tuning, backbone="squeezenet1-1")
+        train.run(alien, tmp_path / "refused", cache=own)
+
+
 def test_a_run_goes_on_with_a_reward(
     trained: Run, config: TrainConfig, cache: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,28 @@ def test_nets_side_by_side_each_have_a_part_of_unit_rms():
         backbones.build_lite12("mine.pth")
 
 
+@pytest.mark.parametrize("stages", [1, 2, 8])
+@pytest.mark.parametrize("build", [backbones.build_lite0, backbones.build_lite12])
+def test_a_split_net_is_the_net_and_shares_its_weights(build, stages):
+    backbone = build("random")
+    size = backbone.preprocess
+    head, tail = backbone.module.split(stages, size.height, size.width)
+    images = torch.from_numpy(photos(2, size.height))
+    with torch.no_grad():
+        row = head(images)
+        torch.testing.assert_close(tail(row), backbone.module(images))
+    assert row.dim() == 2
+    assert not head.training and not tail.training
+    own, other = ({id(p) for p in part.parameters()} for part in (tail, head))
+    assert own | other == {id(p) for p in backbone.module.parameters()}
+    assert not own & other
+
+
+def test_a_net_has_only_so_many_stages(lite0):
+    with pytest.raises(UsageError, match="1 to 8 stages to train, not 9"):
+        lite0.module.split(9, 224, 224)
+
+
 def test_dequantised_weights_know_what_they_see():
     pytest.importorskip("tflite", reason="without the extra lite3")
     images = torch.from_numpy(photos(4, 280))

@@ -80,6 +80,17 @@ def train(
     samples: Annotated[
         int | None, typer.Option(metavar="N", help="Captions drawn for each, for the reward.")
     ] = None,
+    finetune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STAGES",
+            help="Train so many of the CNN's last stages too; best from a trained --start.",
+        ),
+    ] = None,
+    finetune_rate: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Their learning rate, as a share of the net's. Else 0.1."),
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
     ] = None,
@@ -110,6 +121,8 @@ def train(
         "sentences": str(sentences.resolve()) if sentences else None,
         "reward": reward,
         "samples": samples,
+        "finetune": finetune,
+        "finetune_rate": finetune_rate,
         "min_count": min_count,
         "seed": seed,
         "views": tuple(view) if view else None,

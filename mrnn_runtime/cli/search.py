@@ -26,6 +26,7 @@ _JSON = typer.Option("--json", help="Write JSON lines, with scores.")
 SEARCH_EXAMPLES = """\b
 mrnn search "a dog runs on the beach" photos/
 mrnn search "two children in a pool" photos/ --top 3 --json
+mrnn search "two children in a pool" --gallery gallery/
 """
 RANK_EXAMPLES = """\b
 mrnn rank photo.jpg --sentences sentences.txt
@@ -36,9 +37,20 @@ mrnn rank photos/ --sentences sentences.txt --background other-photos/ --top 1
 def search(
     sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help="What to look for.")],
     paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH", help="Photos, and folders that are walked recursively."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH", help="Photos, and folders that are walked.", show_default=False
+        ),
+    ] = None,
+    stored: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery",
+            metavar="DIR",
+            help="Instead of PATH: encoded photos on disk, which mrnn ray index wrote.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str | None, _MODEL] = None,
     provider: Annotated[str, _PROVIDER] = "auto",
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many photos to show.")] = 10,
@@ -57,10 +69,20 @@ def search(
     from mrnn_runtime.captioner import load
     from mrnn_runtime.images import find_images
     from mrnn_runtime.retrieval.gallery import default_cache, open_gallery
-    from mrnn_runtime.retrieval.ranking import find_photos
+    from mrnn_runtime.retrieval.ranking import find_photos, find_stored
+    from mrnn_runtime.retrieval.stored import open_stored
 
     if cache and no_cache:
         raise UsageError("--cache and --no-cache exclude each other", hint="give one of them")
+    if bool(paths) == bool(stored):
+        raise UsageError("name photos, or a --gallery", hint="one of the two")
+    if stored:
+        captioner = load(model, provider=provider)
+        _tell_unknown(captioner, [sentence])
+        matches = find_stored(captioner, sentence, open_stored(captioner, stored), top=top)
+        _show(matches, as_json=as_json, named="path")
+        return
+    paths = paths or []
     find_images(paths)
     captioner = load(model, provider=provider)
     _tell_unknown(captioner, [sentence])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mrnn_runtime.bundle.manifest import Bundle
     from mrnn_runtime.captioner import Captioner
     from mrnn_runtime.retrieval.gallery import Gallery
+    from mrnn_runtime.retrieval.stored import StoredGallery
 
 BACKGROUND = "background.npz"
 
@@ -68,6 +69,23 @@ def find_photos(
         for path, score in zip(gallery.paths, scores, strict=True)
     ]
     return sorted(found, key=lambda match: -match.score)
+
+
+def find_stored(
+    captioner: Captioner, sentence: str, gallery: StoredGallery, *, top: int
+) -> list[Match]:
+    """Rank the photos of a gallery on disk as ``find_photos`` does, and return the ``top`` best.
+
+    Raises:
+        UsageError: the model knows no word of the sentence.
+    """
+    scorer = load_scorer(captioner.model, [_words(captioner, sentence)])
+    parts = [scorer.log_probs(block)[:, 0] for block in gallery.blocks()]
+    scores = np.concatenate([np.empty(0), *parts])
+    best = np.argsort(-scores, kind="stable")[:top]
+    return [
+        Match(gallery.path(row), sentence, float(scores[row]), float(scores[row])) for row in best
+    ]
 
 
 def rank_sentences(

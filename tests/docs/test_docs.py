@@ -183,7 +183,7 @@ def test_the_page_of_the_commands_is_fresh():
     spec = importlib.util.spec_from_file_location("docs_cli", DOCS / "cli.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for package in ("mrnn_devtools", "mrnn_exporters", "mrnn_serve"):
+    for package in ("mrnn_devtools", "mrnn_exporters", "mrnn_ray", "mrnn_serve"):
         pytest.importorskip(package, reason="its commands are on the page")
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: python docs/cli.py"
 

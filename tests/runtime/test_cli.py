@@ -555,6 +555,7 @@ def test_traceback_shows_where_an_error_arose(mrnn, tmp_path):
         ("bench", "mrnn-devtools"),
         ("plugins new", "mrnn-devtools"),
         ("serve", "mrnn-serve"),
+        ("ray", "mrnn-ray"),
     ],
 )
 def test_commands_that_are_not_installed_say_what_to_install(mrnn, command, dist):

@@ -1,0 +1,87 @@
+"""What a worker does: parts in, a file a part out. Knows nothing of Ray.
+
+A worker that does a part again, because another was lost, finds its file or replaces it by the same
+one; so nothing is there twice, whatever was killed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mrnn_ray.parts import Part
+from mrnn_ray.records import SCHEMA
+from mrnn_runtime import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mrnn_ray.outputs import Output
+    from mrnn_ray.parts import Source
+    from mrnn_ray.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A part that is done: how many rows its file has, and how many of them are errors."""
+
+    photos: int
+    failed: int
+
+
+class Worker:
+    """The work of an actor: parts in, their files written, what was done out."""
+
+    def __init__(self, *, recipe: Recipe, source: Source, output: Output) -> None:
+        """Load the model."""
+        self._captions = recipe.open()
+        self._source, self._output = source, output
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Do the parts of a batch."""
+        done = [self._do(Part.from_json(part)) for part in batch["part"]]
+        return {
+            "photos": [one.photos for one in done],
+            "failed": [one.failed for one in done],
+        }
+
+    def _do(self, part: Part) -> Done:
+        if not self._output.holds(part.key):  # else a worker did it and was lost afterwards
+            self._output.write(part.key, self._rows(part))
+        errors = self._output.read(part.key, "error")
+        return Done(len(errors), sum(error is not None for error in errors))
+
+    def _rows(self, part: Part) -> pa.Table:
+        rows = []
+        try:
+            rows += [self._captions(photos) for photos in self._source.photos(part)]
+        except ImageError as error:
+            lost = {"path": part.files[0].name, "error": str(error)}
+            rows.append(pa.Table.from_pylist([lost], SCHEMA))
+        return pa.concat_tables(rows or [SCHEMA.empty_table()], promote_options="default")
+
+
+def remaining(parts: Sequence[Part], output: Output, present: set[str]) -> list[Part]:
+    """Return what is not done; remove what was done of photos that have changed since.
+
+    Args:
+        parts: of the input.
+        output: the results.
+        present: the keys of the parts that it holds.
+    """
+    places = {part.place: part.key for part in parts}
+    keys = set(places.values())
+    changed = {
+        key for key in present - keys if places.get(key.partition("-")[0]) not in (None, key)
+    }
+    for key in changed:
+        output.remove(key)
+    left = [part for part in parts if part.key not in present]
+    # Photos may have come or gone since: parts are others then, and files know what was in them.
+    others = present - keys - changed
+    if left and others:
+        names = output.done(others)
+        left = [rest for part in left if (rest := part.without(names)).files]
+    return [part for part in left if part.key not in present]

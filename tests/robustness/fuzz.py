@@ -28,10 +28,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from mutations import PHOTO, copy_bundle, mutate_bundle, mutated_image, seed_bundle, seed_images
+from operators import random_model
 
 import mrnn_runtime
 from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.engine.golden import replay_golden
+from mrnn_runtime.engine.sessions import make_session
 from mrnn_runtime.errors import ImageError, MrnnError
 from mrnn_runtime.images import read_image, thumbnail
 from mrnn_runtime.retrieval.gallery import open_gallery
@@ -122,6 +124,19 @@ def _use(folder, photo):
     return "taken"
 
 
+def operator_case(number, seed, scratch, _):
+    """Run a model of one operator, which may fail."""
+    model, feeds, done = random_model(random.Random(f"operator {seed} {number}"))
+    path = scratch / "operator.onnx"
+    path.write_bytes(model)
+    try:
+        session = make_session(path, "cpu", 1, files=())
+        session.run([spec.name for spec in session.outputs], feeds)
+    except MrnnError:
+        return done, "refused"
+    return done, "taken"
+
+
 def _contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -130,7 +145,7 @@ def child(kind, first, last, args):
     """Work through cases, and write one line before and after each."""
     warnings.simplefilter("error")
     logging.disable()
-    case = {"images": image_case, "bundles": bundle_case}[kind]
+    case = {"images": image_case, "bundles": bundle_case, "operators": operator_case}[kind]
     seeds = seed_images() if kind == "images" else Path(args.seeds)
     # A last resort for the machine; whether it was too much is seen by what was really used.
     resource.setrlimit(resource.RLIMIT_AS, (2 * args.memory * 2**20 + 2**32,) * 2)
@@ -192,6 +207,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--bundles", type=int, default=0)
+    parser.add_argument("--operators", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--memory", type=int, default=1024, help="MB that a child may use")
     parser.add_argument("--seconds", type=float, default=20, help="that a case may compute")
@@ -207,7 +223,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         seeds = Path(folder, "bundle")
         seed_bundle(seeds)
-        for kind, count in (("images", args.images), ("bundles", args.bundles)):
+        for kind in ("images", "bundles", "operators"):
+            count = getattr(args, kind)
             numbers = range(count) if args.only is None else [args.only] * bool(count)
             wrong += report(kind, args, run(kind, numbers, args, seeds))
     return 1 if wrong else 0

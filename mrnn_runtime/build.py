@@ -16,6 +16,7 @@ from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open
 from mrnn_runtime.engine.golden import record_golden
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.prepared import cache_folder
+from mrnn_runtime.engine.providers import load_onnxruntime
 from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.images import IMAGE_SUFFIXES, find_images
@@ -54,6 +55,7 @@ __all__ = [
     "golden_images",
     "in_order",
     "joined",
+    "load_onnxruntime",
     "load_scorer",
     "log_mean",
     "make_session",

@@ -13,7 +13,13 @@ from onnx import helper
 
 from mrnn_exporters.search_graph import whole_graph
 from mrnn_runtime import BundleError, UsageError, load
-from mrnn_runtime.build import FLAT_GOLDEN, MOST_TRIPS, golden_images, open_flat
+from mrnn_runtime.build import (
+    FLAT_GOLDEN,
+    MOST_TRIPS,
+    golden_images,
+    load_onnxruntime,
+    open_flat,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,8 +164,7 @@ def _convert(path: Path) -> None:
 
     It is optimised by the rules that hold on every machine, and its weights become float32.
     """
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.save_model_format", "ORT")

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mrnn_exporters.graphs import LARGE, store_half
+from mrnn_runtime.build import load_onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -175,8 +176,7 @@ def store_bytes(model: ModelProto) -> int:
 
 def _folded(path: Path) -> ModelProto:
     """Load a graph with its constants computed and its norms in the convolutions' weights."""
-    import onnxruntime as ort
-
+    ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -225,8 +225,7 @@ def _means(
     observed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted
     )
-    import onnxruntime as ort
-
+    ort = load_onnxruntime()
     session = ort.InferenceSession(observed.SerializeToString(), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     sums = dict.fromkeys(wanted, np.zeros(()))

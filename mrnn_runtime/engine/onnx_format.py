@@ -19,8 +19,8 @@ MOST_FIELDS = 200_000
 MOST_LISTED = 2**22  # bytes of numbers in another form than as raw_data
 
 # ONNX's messages, as far as graphs of bundles need them: number and type of each field, * where it
-# is repeated. int32 and int64 lie in a varint, float and double in 4 and 8 bytes, and lists of them
-# may be packed. What is marked ! is refused by name, and all that is not here without one.
+# is repeated, + where such a list may also be packed. int32 and int64 lie in a varint, float and
+# double in 4 and 8 bytes. What is marked ! is refused by name, all else that is not here without.
 _MESSAGES = {
     "Model": "ir_version 1 int64, producer_name 2 text, producer_version 3 text, domain 4 text,"
     " model_version 5 int64, doc_string 6 text, graph 7 Graph, opset_import 8 Opset*,"
@@ -35,9 +35,9 @@ _MESSAGES = {
     "Attribute": "name 1 text, f 2 float, i 3 int64, s 4 text, t 5 Tensor, g 6 Graph,"
     " floats 7 float*, ints 8 int64*, strings 9 text*, graphs 11 !, doc_string 13 text,"
     " type 20 int32, sparse_tensor 22 !",
-    "Tensor": "dims 1 int64*, data_type 2 int32, float_data 4 float*, int32_data 5 int32*,"
-    " string_data 6 text*, int64_data 7 int64*, name 8 text, raw_data 9 raw,"
-    " double_data 10 double*, uint64_data 11 int64*, doc_string 12 text, external_data 13 Entry*,"
+    "Tensor": "dims 1 int64*, data_type 2 int32, float_data 4 float+, int32_data 5 int32+,"
+    " string_data 6 text*, int64_data 7 int64+, name 8 text, raw_data 9 raw,"
+    " double_data 10 double+, uint64_data 11 int64+, doc_string 12 text, external_data 13 Entry*,"
     " data_location 14 int32, metadata_props 16 Entry*",
     "Value": "name 1 text, type 2 Type, doc_string 3 text, metadata_props 4 Entry*",
     "Type": "tensor_type 1 TensorType, denotation 6 text",
@@ -96,10 +96,10 @@ def _fields_of(text: str) -> dict[int, _Field]:
     fields = {}
     for part in text.split(", "):
         name, number, kind = part.split()
-        repeated, kind = kind.endswith("*"), kind.rstrip("*")
+        repeated, packs, kind = kind[-1] in "*+", kind[-1] == "+", kind.rstrip("*+")
         wire = _WIRE.get(kind, 2)
         fields[int(number) << 3 | wire] = _Field(name, kind, wire, repeated)
-        if repeated and wire != 2:
+        if packs:
             fields[int(number) << 3 | 2] = _Field(name, "packed", 2, repeated)
     return fields
 

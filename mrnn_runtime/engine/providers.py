@@ -152,6 +152,8 @@ def load_onnxruntime() -> Any:  # noqa: ANN401 - a module without type hints
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise ProviderError("ONNX Runtime is not installed", hint=f"pip install one of {_EXTRAS}")
+    # Otherwise its wheel for Linux keeps a number of this machine, and reports to its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except Exception as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**31 - 1  # of a file, as of every protobuf message
 MOST_TRIPS = 64  # of the one loop of a flattened graph
+MOST_BATCH_DIMS = 8
 
 # Operators of the ONNX standard that map numbers to numbers. Not there: graphs inside of nodes,
 # sequences, maps, strings, random numbers, decoders of images, and the fused attention operators,
@@ -163,6 +164,9 @@ def _check_nodes(graph: Message, loop: Message | None) -> None:
             raise RefusedError(f"the operator {op!r:.60}")
         if _inner(node):
             raise RefusedError("a graph inside of a node")
+        for one in node.get("attribute", ()):  # ONNX Runtime does not check that it is not negative
+            if one.get("name") == b"batch_dims" and one.get("i", 0) > MOST_BATCH_DIMS:
+                raise RefusedError("a negative or large batch_dims")
 
 
 def _tensors(graph: Message) -> Iterator[Message]:

@@ -6,6 +6,8 @@ mixed up. What it does is what the real wheels did when they were tried.
 
 import importlib
 import logging
+import os
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -106,6 +108,7 @@ def play(monkeypatch):
     return start
 
 
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
 GPU_WHEEL = (TENSORRT, CUDA, CPU)
 
 
@@ -114,6 +117,14 @@ class TestReal:
 
     def test_the_cpu_works(self):
         assert probe("cpu") == providers.ProbeResult("cpu", listed=True, works=True, detail="")
+
+    def test_nothing_is_kept_or_sent_about_this_machine(self, tmp_path):
+        """ONNX Runtime 1.32 writes a number of the machine into the user's cache otherwise."""
+        env = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", TELEMETRY)}
+        code = "from mrnn_runtime.engine.providers import probe; assert probe('cpu').works"
+        env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", code], env=env, check=True)
+        assert not list(tmp_path.iterdir())
 
     def test_cuda_is_refused_where_it_is_not(self):
         if CUDA in load_onnxruntime().get_available_providers():

@@ -15,6 +15,7 @@ import zlib
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO, TextIOBase
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,12 @@ IMAGE_SUFFIXES = frozenset(
 # The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. What such a photo
 # takes in memory depends on its format: see _memory.
 MAX_PIXELS = 128_000_000
+# Bytes that are read before the pixels: metadata, which Pillow may turn into 20 times as much; of
+# some formats the whole file.
+_MOST_METADATA, _MOST_WHOLE = 2**23, 2**25
+_WHOLE = re.compile(rb"RIFF|.{4}ftyp", re.DOTALL)
+_SCAN_HEADER = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\1-\4]")
+_MOST_SCANS = 100  # of a JPEG, each of which goes over all pixels; encoders write about ten
 # Pixels that are converted at once: a large photo would be in memory several times otherwise.
 _STRIP = 1_000_000
 
@@ -49,6 +56,7 @@ _STRIP = 1_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 # How the files of phones begin, behind the length of their first box.
 _HEIC = re.compile(rb"ftyp(hei[cxms]|hev[cxms]|mi[af]1|msf1)")
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -76,6 +84,7 @@ _PIECE = 1 << 16
 # Read as the code of a JPEG, it makes blocks that are not grey. 0xFF would start a marker.
 _NOISE = bytes(range(1, 255)) * 2
 _SCAN, _RESTART_INTERVAL = 0xDA, 0xDD
+_MOST_CHECKED = 2**24
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _END_OF_CODE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -407,8 +416,16 @@ def _opened_file(path: str | Path) -> Iterator[Image.Image]:
 def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     start = file.read(64)
     file.seek(0)
-    opened = _heic(file, name) if _HEIC.match(start, 4) and b"avi" not in start else None
-    with opened or Image.open(file, formats=_FORMATS) as image:
+    metered = _Metered(file, _MOST_WHOLE if _WHOLE.match(start) else _MOST_METADATA)
+    opened = _heic(metered, name) if _HEIC.match(start, 4) and b"avi" not in start else None
+    with opened or Image.open(cast("BinaryIO", metered), formats=_FORMATS) as image:
+        pixels = image.width * image.height
+        # Behind the pixels of a PNG there may be more metadata.
+        metered.left = 10 * pixels + _MOST_METADATA if image.format == "PNG" else inf
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file, image)
+        elif image.format == "TIFF" and _tile(image) > 4 * pixels + _MOST_METADATA:
+            raise ValueError("its tiles are larger than the picture")
         yield image
         if _is_cut(file, image):
             raise ImageError(
@@ -416,7 +433,58 @@ def _picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
             )
 
 
-def _heic(file: BinaryIO, name: str) -> Image.Image:
+class _Metered:
+    """A file of which only so much may be read; each call counts as a little."""
+
+    __slots__ = ("_file", "left")
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file = file
+        self.left: float = most
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as a file does.
+
+        Raises:
+            ValueError: it is too much in all.
+        """
+        if self.left < inf and not 0 <= size <= self.left:
+            size = int(self.left) + 1
+        data = self._file.read(size)
+        self.left -= max(len(data), 64)
+        if self.left < 0:
+            raise ValueError("its metadata are larger than a photo needs")
+        return data
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the file's
+        return getattr(self._file, name)
+
+
+def _check_scans(file: BinaryIO, image: Image.Image) -> None:
+    """Note whether a JPEG comes in several scans, and refuse one with so many that it takes hours.
+
+    Pillow has just read the header of the first scan: two bytes for each of the colours in it.
+    """
+    end, size = file.tell(), 6 + 2 * len(image.getbands())
+    file.seek(max(0, end - size))
+    if b"\xff\xda" in file.read(size):  # it is shorter than that of a scan with all colours
+        image.info["progressive"] = 1
+    if image.info.get("progressive"):
+        count, rest = 1, b""
+        while piece := file.read(_STRIP):
+            count += len(_SCAN_HEADER.findall(rest + piece))
+            rest = piece[-4:]
+        if count > _MOST_SCANS:
+            raise ValueError(f"it comes in more than {_MOST_SCANS} scans")
+
+
+def _tile(image: Any) -> int:  # noqa: ANN401 - an image of Pillow's for TIFF
+    """Return how many bytes a tile of a TIFF is, which Pillow decodes whole."""
+    width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    return int(width) * int(height) * len(image.getbands())
+
+
+def _heic(file: Any, name: str) -> Image.Image:  # noqa: ANN401 - a file, metered
     try:
         heif = importlib.import_module("pillow_heif")
     except ImportError as error:
@@ -586,10 +654,12 @@ def _png_size(width: int, height: int, depth: int, colour: int, interlace: int) 
 def _jpeg_is_cut(file: BinaryIO) -> bool:
     """Say whether a JPEG shows something else where the code of its first scan goes on.
 
-    A decoder that has seen all blocks reads no further.
+    A decoder that has seen all blocks reads no further. A large file is taken to be whole.
     """
     file.seek(0)
-    jpeg = file.read()
+    jpeg = file.read(_MOST_CHECKED + 1)
+    if len(jpeg) > _MOST_CHECKED:
+        return False
     seen = []
     for content in (jpeg, _prolonged(jpeg)):
         with Image.open(BytesIO(content), formats=["JPEG"]) as image:

@@ -679,3 +679,77 @@ def test_reading_takes_no_more_than_it_claims(tmp_path, name, mode, options):
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     taken, claimed = map(int, ran.stdout.split())
     assert taken <= claimed + 16_000_000, "and the libraries themselves"
+
+
+class TestMoreThanThePicture:
+    """Small pictures, in files that would take gigabytes or minutes."""
+
+    @staticmethod
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    @pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind them"])
+    @pytest.mark.parametrize(
+        "more",
+        [lambda chunk: chunk(b"abCd", bytes(2**24)), lambda chunk: chunk(b"abCd", b"") * 200_000],
+        ids=["one", "many"],
+    )
+    def test_chunks_of_a_png(self, tmp_path, picture, place, more):
+        picture.save(tmp_path / "x.png")
+        data = (tmp_path / "x.png").read_bytes()
+        (tmp_path / "x.png").write_bytes(data[:place] + more(self.chunk) + data[place:])
+        assert "its metadata are larger" in refused(tmp_path / "x.png")
+
+    def test_segments_of_a_jpeg(self, tmp_path, picture):
+        picture.save(tmp_path / "x.jpg")
+        data = (tmp_path / "x.jpg").read_bytes()
+        segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
+        (tmp_path / "x.jpg").write_bytes(data[:2] + 200 * segment + data[2:])
+        assert "its metadata are larger" in refused(tmp_path / "x.jpg")
+
+    @pytest.mark.parametrize("name", ["x.webp", "x.avif"])
+    def test_files_that_are_read_whole(self, tmp_path, picture, name):
+        picture.save(tmp_path / name)
+        os.truncate(tmp_path / name, 2**26)
+        assert "its metadata are larger" in refused(tmp_path / name)
+
+    def test_behind_a_jpeg_anything_may_stand(self, tmp_path, picture):
+        picture.paste((128, 128, 128), (0, 0, 30, 20))  # which is looked at more closely
+        picture.save(tmp_path / "x.jpg")
+        os.truncate(tmp_path / "x.jpg", 2**26)
+        close(read_image(tmp_path / "x.jpg", SAME), picture)
+
+    def test_a_tile_of_a_tiff(self, tmp_path):
+        side = 4096
+        pixels = zlib.compress(bytes(side * side))
+        tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
+        tags += [(322, side), (323, side), (324, 8), (325, len(pixels))]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        header = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+        folder = struct.pack("<H", len(tags)) + entries + bytes(4)
+        (tmp_path / "x.tif").write_bytes(header + pixels + folder)
+        assert "its tiles are larger than the picture" in refused(tmp_path / "x.tif")
+
+    def test_scans_of_a_jpeg(self, tmp_path, picture):
+        picture.save(tmp_path / "x.jpg", progressive=True)
+        data = (tmp_path / "x.jpg").read_bytes()
+        close(read_image(tmp_path / "x.jpg", SAME), picture, 60)
+        last = data[data.rfind(b"\xff\xda") : -2]
+        (tmp_path / "x.jpg").write_bytes(data[:-2] + 100 * last + data[-2:])
+        assert "more than 100 scans" in refused(tmp_path / "x.jpg")
+
+    def test_a_jpeg_with_a_scan_for_each_colour_claims_memory_for_all(self, tmp_path):
+        Image.radial_gradient("L").save(tmp_path / "x.jpg")
+        grey = (tmp_path / "x.jpg").read_bytes()
+        frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+        code = grey[scan + 10 : -2]
+        colours = b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
+        start = b"\xff\xc0\0\x11" + grey[frame + 4 : frame + 9] + b"\x03" + colours
+        rest = grey[frame + 13 : scan]
+        scans = b"".join(b"\xff\xda\0\x08\1" + bytes([i, 0, 0, 63, 0]) + code for i in (1, 2, 3))
+        (tmp_path / "x.jpg").write_bytes(grey[:frame] + start + rest + scans + b"\xff\xd9")
+        claims = []
+        read_image(tmp_path / "x.jpg", SQUASH, claim=claims.append)
+        assert claims == [(5 + 7) * 256 * 256]

@@ -53,8 +53,10 @@ def _identity(path: Path) -> object:
     """Return what two names of one file have in common."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # a name with a zero byte, say
-        return os.path.abspath(path)
+    except OSError:
+        return os.path.realpath(path)
+    except ValueError:  # there is a zero byte in its name
+        return str(path)
     return (status.st_dev, status.st_ino)
 
 

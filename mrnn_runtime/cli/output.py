@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,21 +17,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What moves a terminal's cursor, ends a line or turns the direction of writing.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 SOME_IMAGES_FAILED = 1
 USAGE = 2
 ENVIRONMENT = 3
 
 
-def note(text: str) -> None:
+def one_line(text: str) -> str:
+    """Return a text, the name of a file perhaps, as one line that a terminal only shows."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def note(text: str, *, prefix: str = "mrnn: ") -> None:
     """Write one line to stderr, above the progress bar where there is one."""
-    print(f"mrnn: {text}", file=sys.stderr)
+    print(prefix + one_line(text), file=sys.stderr)
 
 
 def complain(error: MrnnError) -> int:
     """Write an error, and its hint below, to stderr; return the exit code that it stands for."""
     note(f"error: {error.message}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        note(error.hint, prefix="hint: ")
     if isinstance(error, UsageError):
         return USAGE
     return SOME_IMAGES_FAILED if isinstance(error, ImageError) else ENVIRONMENT

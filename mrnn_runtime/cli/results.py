@@ -16,6 +16,7 @@ from enum import StrEnum
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
+from mrnn_runtime.cli.output import one_line
 from mrnn_runtime.errors import MrnnError, UsageError
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ def format_of(output: Path | None) -> Format:
 def record(result: Caption, form: Format) -> str:
     """Return the lines of one image, each with its end; in text an error has none.
 
-    Text has one line a candidate, the others one line an image.
+    Text has one line a candidate, whatever the name of its image, the others one line an image.
     """
     match form:
         case Format.TEXT:
-            return "".join(f"{result.path}\t{one.caption}\n" for one in result.candidates)
+            path = one_line(result.path)
+            return "".join(f"{path}\t{one.caption}\n" for one in result.candidates)
         case Format.JSONL:
             return json.dumps(result.record()) + "\n"
         case Format.CSV:

@@ -162,7 +162,7 @@ def _show(matches: Sequence[Match], *, as_json: bool, named: str) -> None:
                 }
                 write(json.dumps(record) + "\n")
             else:
-                parts = [f"{match.score:.2f}", str(match.path)]
+                parts = [f"{match.score:.2f}", speech.one_line(str(match.path))]
                 parts += [match.sentence] if named == "sentence" else []
                 write("\t".join(parts) + "\n")
 

@@ -26,7 +26,7 @@ class Sidecar(StrEnum):
 def is_captioned(path: Path, kind: Sidecar) -> bool:
     """Say whether the file beside a photo is there; of XMP, whether it has a caption."""
     if kind is not Sidecar.XMP:
-        return os.path.exists(_beside(str(path), kind))
+        return os.path.exists(beside(str(path), kind))
     from mrnn_runtime.cli.xmp import caption_of
 
     try:
@@ -52,7 +52,7 @@ def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) ->
     Raises:
         ImageError: the file cannot be written, or is no XMP.
     """
-    target = _beside(result.path, kind)
+    target = beside(result.path, kind)
     try:
         if kind is Sidecar.XMP:
             content = _xmp(result, overwrite=overwrite)
@@ -73,7 +73,8 @@ def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) ->
     return True
 
 
-def _beside(path: str, kind: Sidecar) -> Path:
+def beside(path: str | Path, kind: Sidecar) -> Path:
+    """Return where the file beside a photo is written."""
     return Path(f"{path}.{kind.value}")
 
 
@@ -90,7 +91,7 @@ def _read_xmp(path: str) -> bytes:
     """Return what ``photo.jpg.xmp`` holds, else ``photo.xmp``, as other programs name it."""
     from mrnn_runtime.cli.xmp import MOST_BYTES
 
-    for place in (_beside(path, Sidecar.XMP), Path(path).with_suffix(".xmp")):
+    for place in (beside(path, Sidecar.XMP), Path(path).with_suffix(".xmp")):
         try:
             if place.exists() and not place.is_file():
                 raise ValueError(f"{place} is no file")  # a pipe would be waited for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -34,7 +35,15 @@ class Targets:
         if self.overwrite and self.sidecar is not sidecars.Sidecar.XMP:
             raise UsageError("--overwrite is for --sidecar xmp", hint="leave it out")
         named = {"--output": self.output, "--report": self.report}
-        files.check_targets({k: v for k, v in named.items() if v is not None}, images)
+        targets = {option: path for option, path in named.items() if path is not None}
+        files.check_targets(targets, images)
+        kind = self.sidecar
+        written = {os.path.abspath(sidecars.beside(image, kind)) for image in images if kind}
+        for path in (*targets.values(), *images) if written else ():
+            if os.path.abspath(path) in written:
+                raise UsageError(
+                    f"--sidecar would write over {path}", hint="move it, or take another kind"
+                )
 
     def rest(self, images: list[Path]) -> list[Path]:
         """Return the images that are not done yet."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MOST_BYTES = 16 << 20
+_MOST_TAGS = 100_000
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
 _LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
@@ -41,7 +42,7 @@ class _Element:
     tag: bytes = b""  # its name as it is written
     close: int = 0  # where its end tag begins; of <a/> where it begins itself
     end: int = 0
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
     children: list[_Element] = field(default_factory=list)
 
 
@@ -116,8 +117,8 @@ def _caption(rdf: _Element) -> str:
     for alternatives in described.children:
         default = _default(alternatives)
         if default is not None:
-            return default.text.strip()
-    return described.text.strip()
+            return "".join(default.texts).strip()
+    return "".join(described.texts).strip()
 
 
 def _described(rdf: _Element) -> _Element | None:
@@ -141,6 +142,9 @@ def _parse(content: bytes) -> _Element:
     if len(content) > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
     content.decode("utf-8")
+    # An element and an attribute of four bytes become objects of some hundred.
+    if content.count(b"<") + content.count(b"=") > _MOST_TAGS:
+        raise ValueError(f"it holds more than {_MOST_TAGS} tags and attributes")
     parser = expat.ParserCreate("utf-8", " ")
     parser.buffer_text = True
     open_elements: list[_Element] = []
@@ -165,7 +169,7 @@ def _parse(content: bytes) -> _Element:
         element.end = tag.end() if is_empty else content.index(b">", element.close) + 1
 
     def text(data: str) -> None:
-        open_elements[-1].text += data
+        open_elements[-1].texts.append(data)
 
     def refuse(*_: object) -> NoReturn:
         raise ValueError("it declares a document type, which XMP does not")

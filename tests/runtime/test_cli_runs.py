@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,30 @@ class TestStdin:
         assert "13 captioned, 2 failed" in found.err
 
 
+def test_a_name_with_a_zero_byte_is_one_record(caption, many, monkeypatch, tmp_path):
+    (tmp_path / "x.jsonl").touch()  # it is there, so photos are compared with it
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"a\0b.png\n{many / '00.png'}\n"))
+    found = caption("-", "--output", tmp_path / "x.jsonl")
+    assert found.code == 1
+    assert "1 captioned, 1 failed" in found.err
+
+
+def test_a_name_cannot_command_a_terminal_or_forge_a_line(caption, many, monkeypatch):
+    monkeypatch.chdir(many)
+    odd = "a\x1b]0;owned\x07\netc\tb\u202e\x9b2J"
+    shutil.copy("00.png", f"{odd}1.png")
+    shutil.copy("02.png", f"{odd}2.png")  # which is broken
+    shown = r"a\x1b]0;owned\x07\netc\tb\u202e\x9b2J"
+    found = caption(f"{odd}1.png", f"{odd}2.png")
+    assert found.out.startswith(f"{shown}1.png\t")
+    assert found.out.count("\n") == 1
+    assert f"error: {shown}2.png is no image" in found.err
+    assert len(found.err.splitlines()) == 2
+    found = caption(f"{odd}.png")
+    assert (found.code, len(found.err.splitlines())) == (2, 2)
+    assert shown in found.err
+
+
 def test_a_name_that_is_too_long_is_one_record(caption, many, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{'a' * 300}\n{many / '03.png'}\n"))
     found = caption("-", "--format", "jsonl")
@@ -405,6 +430,16 @@ class TestTargets:
         assert "cannot be locked" in found.err
         assert len((tmp_path / "x.csv").read_text().splitlines()) == 13
         assert (tmp_path / "precious").read_text() == "precious"
+
+    @pytest.mark.parametrize("option", ["--output", "--report", ""])
+    def test_a_sidecar_takes_the_place_of_no_other_file(self, caption, many, option):
+        place = many / "00.png.txt"
+        shutil.copy(many / "01.png", place)  # of --output, it would be truncated
+        args = [option, place] if option else [place]
+        found = caption(many / "00.png", *args, "--sidecar", "txt")
+        assert (found.code, found.out) == (2, "")
+        assert f"--sidecar would write over {place}" in found.err
+        assert place.read_bytes() == (many / "01.png").read_bytes()
 
     def test_nothing_is_left_behind(self, caption, many, tmp_path):
         caption(many, "--output", tmp_path / "a.csv", "--report", tmp_path / "b.html")

@@ -139,8 +139,14 @@ BOMB = "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]>"
         ((BOMB + xmp("<dc:title>&b;</dc:title>", packet=False).decode()).encode(), "document type"),
         ((HEAD + HEAD + TAIL + TAIL).encode(), "one rdf:RDF"),
         (b" " * (MOST_BYTES + 1), "larger than"),
+        # A few MB of either would take a gigabyte, or minutes.
+        (xmp("x<a/>" * 100_000), "more than 100000 tags"),
+        (
+            xmp("<a {}/>".format(" ".join(f"a{i}=''" for i in range(100_000)))),
+            "more than 100000 tags",
+        ),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_what_is_no_xmp_is_refused(content, complaint):
     for ask in (caption_of, lambda content: with_caption(content, "a dog")):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_LETTERS = 10_000
+
 
 def read_json(path: Path, most: int) -> object:
     """Parse a JSON file of at most ``most`` bytes; what it holds takes at most some 12 times that.
@@ -66,8 +68,8 @@ class Fields:
     def text(self, key: str) -> str:
         """Return a text of one line that is not empty."""
         value = self.take(key, str, "a text")
-        if not value or not value.isprintable():
-            raise self.wrong(key, "must be one line of text")
+        if not 0 < len(value) <= _MOST_LETTERS or not value.isprintable():
+            raise self.wrong(key, f"must be one line of 1 to {_MOST_LETTERS} letters")
         return value
 
     def integer(self, key: str, least: int = 0) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrnn_runtime.bundle.manifest import MOST_PIXELS_A_SIDE
 from mrnn_runtime.engine.golden import TOLERANCES, GoldenReport
 from mrnn_runtime.engine.providers import PROVIDERS
 from mrnn_runtime.engine.sessions import Session, make_session
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLAT_GOLDEN = "mrnn.golden"
+_MOST_GOLDEN = 2**20  # characters; some thousand are needed
 _RECORDED = ("token", "length", "log_prob", "score")
 _HINT = "make it again with mrnn flatten"
 
@@ -46,6 +48,8 @@ class FlatModel:
         """Return what is made of the two golden images: token, length, log_prob and score."""
         (image,) = self.session.inputs
         _, height, width, _ = (size if isinstance(size, int) else 256 for size in image.shape)
+        if max(height, width) > MOST_PIXELS_A_SIDE:
+            raise ValueError(f"the image is {height} x {width}")
         images = golden_images(height, width)
         return dict(zip(_RECORDED, self.session.run(_RECORDED, {image.name: images}), strict=True))
 
@@ -58,6 +62,8 @@ class FlatModel:
             BundleError: the file has none.
         """
         try:
+            if len(self.facts[FLAT_GOLDEN]) > _MOST_GOLDEN:
+                raise ValueError("they are too large")
             golden = json.loads(self.facts[FLAT_GOLDEN])
             recorded = {name: np.array(golden[name]) for name in _RECORDED}
             replayed = self.record()
@@ -66,7 +72,7 @@ class FlatModel:
                 for name in ("log_prob", "score")
             }
             same = (recorded["token"] == replayed["token"]).all(axis=-1)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise BundleError(
                 f"the golden vectors cannot be replayed: {error}", hint=_HINT
             ) from error

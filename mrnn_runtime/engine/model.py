@@ -16,7 +16,7 @@ from mrnn_runtime.bundle.manifest import same_tensors
 from mrnn_runtime.engine.outputs import check_outputs
 from mrnn_runtime.engine.prepared import WORTH
 from mrnn_runtime.engine.providers import PROVIDERS, resolve
-from mrnn_runtime.engine.sessions import make_session
+from mrnn_runtime.engine.sessions import make_session, memory_limit
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import EncodedImages, Scores
 
@@ -121,7 +121,18 @@ class OnnxState:
         return len(next(iter(self.arrays.values())))
 
     def take(self, rows: NDArray[np.int64]) -> OnnxState:
-        """Return the state of ``rows``, int64 [r'], in that order; any row any number of times."""
+        """Return the state of ``rows``, int64 [r'], in that order; any row any number of times.
+
+        Raises:
+            BundleError: it needs more memory than sessions may take.
+        """
+        if 0 < len(self) < len(rows):
+            held = sum(getattr(array, "nbytes", 0) for array in self.arrays.values())
+            if (size := held // len(self) * len(rows)) > memory_limit():
+                raise BundleError(
+                    f"the states of {len(rows)} hypotheses take {size >> 20} MB",
+                    hint="take a smaller beam, or allow more memory: MRNN_MEMORY_MB=...",
+                )
         return OnnxState({name: array.take(rows, axis=0) for name, array in self.arrays.items()})
 
 

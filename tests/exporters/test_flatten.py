@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,6 +230,11 @@ def test_a_file_without_golden_vectors_or_facts_is_refused(flat_file: Path) -> N
     onnx.save(model, flat_file)
     with pytest.raises(BundleError, match="cannot be replayed"):
         open_flat(flat_file, "cpu").replay()
+    for golden in ("[" * 100_000, f"[{'{},' * 500_000}0]", "[]", "{}"):
+        helper.set_model_props(model, facts | {"mrnn.golden": golden})
+        onnx.save(model, flat_file)
+        with pytest.raises(BundleError, match="cannot be replayed"):
+            open_flat(flat_file, "cpu").replay()
     helper.set_model_props(model, {})
     onnx.save(model, flat_file)
     with pytest.raises(BundleError, match="not made by mrnn flatten"):
@@ -305,6 +311,14 @@ def test_shapes_that_follow_the_batch_are_no_weights(
     open_flat(flat_file)  # makes the arena of the process
     monkeypatch.setattr(sessions, "memory_limit", lambda: 1)
     open_flat(flat_file)
+
+
+def test_golden_images_may_not_fill_the_memory(flat_file: Path) -> None:
+    model = open_flat(flat_file, "cpu")
+    (image,) = model.session.inputs
+    model.session.inputs = (dataclasses.replace(image, shape=("n", 10**6, 10**6, 3)),)
+    with pytest.raises(BundleError, match="the image is 1000000 x 1000000"):
+        model.replay()
 
 
 def test_golden_images_are_those_that_the_docs_describe() -> None:

@@ -1,6 +1,7 @@
 """Golden vectors: an intact model reproduces them, anything else is noticed."""
 
 import json
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,16 @@ def arrays_of(folder):
 def replay(folder):
     bundle = load_bundle(folder)
     return replay_golden(bundle, *load_model(bundle, "cpu", threads=1))
+
+
+def test_an_archive_of_very_many_members(tiny_copy):
+    """Each costs a hundred bytes of the file, a kilobyte of memory, and its share of minutes."""
+    with zipfile.ZipFile(tiny_copy / GOLDEN, "w") as archive:
+        for number in range(2000):
+            archive.writestr(str(number), b"")
+    seal(tiny_copy)
+    with pytest.raises(BundleError, match="it holds too many arrays"):
+        replay(tiny_copy)
 
 
 def seal(folder):

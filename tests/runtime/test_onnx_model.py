@@ -129,6 +129,14 @@ class TestStep:
         for name, array in taken.arrays.items():
             same_bits(array, direct.arrays[name])
 
+    def test_rows_may_not_fill_the_memory(self, plain, monkeypatch):
+        encoder, step_model = plain
+        state = step_model.start(encoder.encode(PHOTOS))
+        monkeypatch.setenv("MRNN_MEMORY_MB", "1")
+        assert len(state.take(tokens(*[0] * 1000))) == 1000
+        with pytest.raises(BundleError, match="the states of 50000 hypotheses take"):
+            state.take(tokens(*[0] * 50_000))
+
     def test_no_rows_may_be_taken(self, model):
         encoder, step_model = model
         assert len(step_model.start(encoder.encode(PHOTOS)).take(tokens())) == 0

@@ -21,6 +21,7 @@ import onnx
 import protobuf
 import tokenizer_variants
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.reranking.building import build_references
@@ -70,8 +71,13 @@ def seed_images():
         (deep, "TIFF", {}),
         (rgb, "PPM", {}),
         (rgba, "AVIF", {"exif": turned}),
+        (rgb, "AVIF", {"save_all": True, "append_images": more}),
+        (rgb, "MPO", {"save_all": True, "append_images": more}),
+        (rgb, "TIFF", {"big_tiff": True, "save_all": True, "append_images": more}),
+        (rgb, "PNG", {"icc_profile": bytes(200), "pnginfo": _texts()}),
+        (rgb, "JPEG", {"icc_profile": bytes(200), "exif": turned, "restart_marker_rows": 1}),
     ]
-    seeds = []
+    seeds = [b"P3 4 4 255\n" + b" 7" * 48]
     with suppress(ImportError):  # the extra heif
         import pillow_heif
 
@@ -83,6 +89,14 @@ def seed_images():
         image.save(file, form, **options)
         seeds.append(file.getvalue())
     return seeds
+
+
+def _texts():
+    texts = PngInfo()
+    for compressed in (False, True):
+        texts.add_text("comment", "x" * 50, zip=compressed)
+        texts.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>', zip=compressed)
+    return texts
 
 
 def mutated_image(random, seeds):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_IMODE, S_ISREG
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path, *, through: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, through: bool = False, keep_mtime: bool = False) -> Iterator[BinaryIO]:
     """Give a file whose content takes the place of ``path`` when the block ends.
 
-    Where the block fails, ``path`` stays as it was. Permissions are kept.
+    Where the block fails, ``path`` stays as it was. Owner, permissions and extended attributes are
+    kept where the system lets us.
 
     Args:
         path: a link, a pipe or a device is replaced as a file is: in a stranger's folder it may
             lead anywhere.
         through: for a path that the user named: links are followed, and a pipe or a device is
             written to as the content comes.
+        keep_mtime: whether the time of the last change is kept as well.
 
     Raises:
         OSError: the file cannot be written.
@@ -38,10 +40,11 @@ def replacing(path: Path, *, through: bool = False) -> Iterator[BinaryIO]:
     try:
         with scratch.open("xb") as file:
             yield file
-        with suppress(FileNotFoundError):
-            before = target.lstat().st_mode
-            if S_ISREG(before):
-                scratch.chmod(S_IMODE(before))
+            if replaces := target.is_file() and not target.is_symlink():
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave neither content
+        if replaces:
+            _make_like(scratch, target, keep_mtime=keep_mtime)
         scratch.replace(target)
     except BaseException:
         with suppress(OSError):
@@ -49,11 +52,23 @@ def replacing(path: Path, *, through: bool = False) -> Iterator[BinaryIO]:
         raise
 
 
-def replace_file(path: Path, content: bytes, *, through: bool = False) -> None:
+def _make_like(scratch: Path, target: Path, *, keep_mtime: bool) -> None:
+    if hasattr(os, "chown"):
+        with suppress(OSError):  # only root may give a file away
+            owner = target.stat()
+            os.chown(scratch, owner.st_uid, owner.st_gid)
+    shutil.copystat(target, scratch)
+    if not keep_mtime:
+        os.utime(scratch)
+
+
+def replace_file(
+    path: Path, content: bytes, *, through: bool = False, keep_mtime: bool = False
+) -> None:
     """Write a file as ``replacing`` does.
 
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(path, through=through) as file:
+    with replacing(path, through=through, keep_mtime=keep_mtime) as file:
         file.write(content)

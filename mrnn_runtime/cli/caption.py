@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrnn_runtime.cli import files, results, sidecars
+from mrnn_runtime.cli import files, results, sidecars, watching
 from mrnn_runtime.cli import output as speech
 from mrnn_runtime.cli.targets import Targets
 from mrnn_runtime.errors import UsageError
@@ -26,6 +27,8 @@ mrnn caption dog.jpg --beam-size 10 --n-best 3
 mrnn caption dog.jpg --decoder sample --n-best 5 --seed 7
 mrnn caption photos/ --beam-size 10 --reranker consensus-cider --report report.html
 mrnn caption photos/ --min-confidence 0.5 --format jsonl
+mrnn caption photos/ --write-metadata --keep-mtime
+mrnn caption --watch photos/ --sidecar xmp
 """
 
 
@@ -200,6 +203,14 @@ def caption(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a file.")
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Caption the photos of a folder that are not done yet, and those that come, until"
+            " it is stopped (needs mrnn-photos).",
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -215,8 +226,22 @@ def caption(
             "there keeps all it says."
         ),
     ] = None,
+    write_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--write-metadata",
+            help="Also write the caption into each photo: XMP, IPTC and EXIF (needs mrnn-photos).",
+        ),
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a caption that an XMP file has.")
+        bool,
+        typer.Option("--overwrite", help="Replace a caption that an XMP file or a photo has."),
+    ] = False,
+    keep_mtime: Annotated[
+        bool,
+        typer.Option(
+            "--keep-mtime", help="With --write-metadata: keep the time of a photo's last change."
+        ),
     ] = False,
     report: Annotated[
         Path | None,
@@ -235,19 +260,29 @@ def caption(
     from mrnn_runtime.types import RerankOptions
 
     skipped: Counter[str] = Counter()
-    images = _images(paths, skipped)
-    targets = Targets(output, form or results.format_of(output), sidecar, report, overwrite)
+    if watch:
+        watching.check(paths, report)
+    images = watching.look(paths) if watch else _images(paths, skipped)
+    targets = Targets(
+        output,
+        form or results.format_of(output),
+        sidecar,
+        report,
+        write_metadata,
+        overwrite,
+        keep_mtime,
+    )
     targets.check(images)
     with ExitStack() as stack:
         if output:
             stack.enter_context(files.locked(output))
-        if resume:
+        if resume and not watch:
             images = targets.rest(images)
         rerank = RerankOptions(
             k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
         )
         # Many images are shared among the cores; only a single one gets all of them to itself.
-        alone = len(images) <= 1
+        alone = len(images) <= 1 and not watch
         threads = (0 if alone else 1) if threads is None else threads
         if workers is None:  # a graph with threads for all cores leaves none for a second worker
             workers = 1 if alone or threads == 0 else max(1, cores() // threads)
@@ -285,8 +320,8 @@ def caption(
                     f"{captioner.bundle.name} has no confidence for this search",
                     hint="use another model, or its own --decoder and --beam-size",
                 )
-        captions = captioner.caption(
-            images,
+        describe = partial(
+            captioner.caption,
             missing_ok=True,  # what was there a moment ago, or what stdin names
             batch_size=batch_size,
             workers=workers,
@@ -298,15 +333,23 @@ def caption(
             explain=explain,
             options=options,
         )
+        if watch:
+            captions = watching.captions(paths, targets.done(images), describe)
+        else:
+            captions = describe(images)
         began = time.perf_counter()
         tally = targets.write(
-            captions, len(images), shown, resume=resume, min_confidence=min_confidence or 0.0
+            captions,
+            0 if watch else len(images),
+            shown,
+            resume=resume or watch,
+            min_confidence=min_confidence or 0.0,
         )
     if tally["unsure"]:
         speech.note(f"{tally['unsure']} of {len(images)} captions kept back for a low confidence")
     if tally["kept"]:
         speech.note(
-            f"{tally['kept']} photos keep the caption of their XMP (--overwrite replaces it)"
+            f"{tally['kept']} photos keep the caption that they have (--overwrite replaces it)"
         )
     seconds = time.perf_counter() - began
     speech.summary(tally["captioned"], tally["failed"], skipped, seconds)

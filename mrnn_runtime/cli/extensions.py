@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -90,6 +91,19 @@ def extend(group: TyperGroup) -> None:
                 _add_refusal(group, name, f"{summary} (needs {dist.split()[0]})", absent)
     for name in sorted(group.commands.keys() - ours.keys()):
         group.commands[name] = group.commands.pop(name)
+
+
+def optional(module: str) -> Any:  # noqa: ANN401 - the module itself
+    """Import what some options need beyond the light runtime.
+
+    Raises:
+        PluginError: the package is not installed, or does not import.
+    """
+    dist = module.partition(".")[0].replace("_", "-")
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise PluginError(f"this needs {dist}: {error}", hint=f"pip install {dist}") from error
 
 
 def _by_full_name(

@@ -1,17 +1,21 @@
-"""What is written beside a photo: ``photo.jpg.txt``, ``photo.jpg.json`` or ``photo.jpg.xmp``."""
+"""What is written beside a photo, such as ``photo.jpg.xmp``, and into it."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_runtime.bundle.atomic import replace_file
+from mrnn_runtime.cli.extensions import optional
 from mrnn_runtime.errors import ImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mrnn_runtime.types import Caption
 
 
@@ -23,16 +27,21 @@ class Sidecar(StrEnum):
     XMP = "xmp"
 
 
-def is_captioned(path: Path, kind: Sidecar) -> bool:
-    """Say whether the file beside a photo is there; of XMP, whether it has a caption."""
-    if kind is not Sidecar.XMP:
+def is_captioned(path: Path, kind: Sidecar | None) -> bool:
+    """Say whether the file beside a photo is there; of XMP, whether it has a caption.
+
+    Of no kind: whether the photo itself has one.
+    """
+    if kind in (Sidecar.TXT, Sidecar.JSON):
         return os.path.exists(beside(str(path), kind))
-    from mrnn_runtime.cli.xmp import caption_of
+    from mrnn_runtime import xmp
 
     try:
+        if kind is None:
+            return bool(optional("mrnn_photos.metadata").caption_of(path.read_bytes()))
         content = _read_xmp(str(path))
-        return bool(content and caption_of(content))
-    except (OSError, ValueError):  # writing it will say why
+        return bool(content and xmp.caption_of(content))
+    except (OSError, ValueError, ImageError):  # writing it will say why
         return False
 
 
@@ -53,15 +62,43 @@ def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) ->
         ImageError: the file cannot be written, or is no XMP.
     """
     target = beside(result.path, kind)
-    try:
+    with _blaming(target):
         if kind is Sidecar.XMP:
-            content = _xmp(result, overwrite=overwrite)
-            if content is None:
+            from mrnn_runtime import xmp
+
+            before = _read_xmp(result.path)
+            if before and not overwrite and xmp.caption_of(before):
                 return False
+            content = xmp.with_caption(before, result.text)
         else:
             text = json.dumps(result.record()) if kind is Sidecar.JSON else result.text
             content = f"{text}\n".encode("utf-8", "surrogateescape")
         replace_file(target, content)
+    return True
+
+
+def write_metadata(result: Caption, *, overwrite: bool, keep_mtime: bool) -> bool:
+    """Write a caption into its photo, as ``write_sidecar`` writes XMP.
+
+    Raises:
+        PluginError: mrnn-photos is not installed.
+        ImageError: the photo cannot be written, or its metadata cannot be read.
+    """
+    metadata = optional("mrnn_photos.metadata")
+    photo = Path(result.path)
+    with _blaming(photo):
+        before = photo.read_bytes()
+        if not overwrite and metadata.caption_of(before):
+            return False
+        content = metadata.with_caption(before, result.text)
+        replace_file(photo, content, through=True, keep_mtime=keep_mtime)
+    return True
+
+
+@contextmanager
+def _blaming(target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ImageError(
             f"{target} cannot be written: {error.strerror}", hint="check the folder's permissions"
@@ -70,7 +107,6 @@ def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) ->
         raise ImageError(
             f"{target} cannot be written: {error}", hint="save the file anew, or move it away"
         ) from error
-    return True
 
 
 def beside(path: str | Path, kind: Sidecar) -> Path:
@@ -78,18 +114,9 @@ def beside(path: str | Path, kind: Sidecar) -> Path:
     return Path(f"{path}.{kind.value}")
 
 
-def _xmp(result: Caption, *, overwrite: bool) -> bytes | None:
-    from mrnn_runtime.cli.xmp import caption_of, with_caption
-
-    before = _read_xmp(result.path)
-    if before and not overwrite and caption_of(before):
-        return None
-    return with_caption(before, result.text)
-
-
 def _read_xmp(path: str) -> bytes:
     """Return what ``photo.jpg.xmp`` holds, else ``photo.xmp``, as other programs name it."""
-    from mrnn_runtime.cli.xmp import MOST_BYTES
+    from mrnn_runtime.xmp import MOST_BYTES
 
     for place in (beside(path, Sidecar.XMP), Path(path).with_suffix(".xmp")):
         try:

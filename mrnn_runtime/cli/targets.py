@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mrnn_runtime.cli import files, results, resuming, sidecars
+from mrnn_runtime.cli import extensions, files, results, resuming, sidecars
 from mrnn_runtime.cli import output as speech
 from mrnn_runtime.errors import ImageError, UsageError
 
@@ -28,12 +28,20 @@ class Targets:
     form: results.Format
     sidecar: sidecars.Sidecar | None
     report: Path | None
-    overwrite: bool
+    metadata: bool = False
+    overwrite: bool = False
+    keep_mtime: bool = False
 
     def check(self, images: Sequence[Path]) -> None:
         """Refuse targets that are one file or an image, and an option that has no target."""
-        if self.overwrite and self.sidecar is not sidecars.Sidecar.XMP:
-            raise UsageError("--overwrite is for --sidecar xmp", hint="leave it out")
+        if self.overwrite and not (self.metadata or self.sidecar is sidecars.Sidecar.XMP):
+            raise UsageError(
+                "--overwrite is for --sidecar xmp and --write-metadata", hint="leave it out"
+            )
+        if self.keep_mtime and not self.metadata:
+            raise UsageError("--keep-mtime is for --write-metadata", hint="leave it out")
+        if self.metadata:  # or the first photo would say what is missing, after loading the model
+            extensions.optional("mrnn_photos.metadata")
         named = {"--output": self.output, "--report": self.report}
         targets = {option: path for option, path in named.items() if path is not None}
         files.check_targets(targets, images)
@@ -45,23 +53,31 @@ class Targets:
                     f"--sidecar would write over {path}", hint="move it, or take another kind"
                 )
 
+    def done(self, images: Sequence[Path]) -> set[Path]:
+        """Return the images that are done already; none where no target says so."""
+        if self.output:
+            paths = resuming.resume(self.output, self.form)
+            return {image for image in images if str(image) in paths}
+        kinds = [self.sidecar] * bool(self.sidecar) + [None] * self.metadata
+        return {
+            image
+            for image in images
+            if kinds and all(sidecars.is_captioned(image, kind) for kind in kinds)
+        }
+
     def rest(self, images: list[Path]) -> list[Path]:
         """Return the images that are not done yet."""
-        if self.output:
-            if self.report:
-                raise UsageError(
-                    "--report shows all images, --resume does only some", hint="leave one out"
-                )
-            done = resuming.resume(self.output, self.form)
-            rest = [image for image in images if str(image) not in done]
-        elif self.sidecar:
-            kind = self.sidecar
-            rest = [image for image in images if not sidecars.is_captioned(image, kind)]
-        else:
+        if self.output and self.report:
+            raise UsageError(
+                "--report shows all images, --resume does only some", hint="leave one out"
+            )
+        if not (self.output or self.sidecar or self.metadata):
             raise UsageError(
                 "--resume does not know what is done",
-                hint="name the results: --output or --sidecar",
+                hint="name the results: --output, --sidecar or --write-metadata",
             )
+        done = self.done(images)
+        rest = [image for image in images if image not in done]
         speech.note(f"{len(images) - len(rest)} of {len(images)} images are done")
         return rest
 
@@ -78,7 +94,7 @@ class Targets:
 
         Args:
             captions: the results.
-            total: how many they will be.
+            total: how many they will be; 0 where nobody knows.
             shown: candidates of each that are written.
             resume: whether the output goes on.
             min_confidence: captions below it are kept back.
@@ -106,19 +122,20 @@ class Targets:
                         tally["unsure"] += 1
                     tally.update(self._write_one(kept, write))
             except KeyboardInterrupt:
-                advice = "; --resume goes on" if self.output or self.sidecar else ""
+                goes_on = self.output or self.sidecar or self.metadata
+                advice = "; --resume goes on" if goes_on and total else ""
                 done = tally["captioned"] + tally["failed"]
-                speech.note(f"stopped after {done} of {total} images{advice}")
+                of_all = f" of {total}" if total else ""
+                speech.note(f"stopped after {done}{of_all} images{advice}")
                 raise
         return tally
 
     def _write_one(self, result: Caption, write: Callable[[str], object]) -> Iterator[str]:
         """Write one result; yield what it counts as."""
         # First what is beside the photo: who finds the record must find that as well.
-        says_nothing = not result.text and self.sidecar is sidecars.Sidecar.XMP
-        if self.sidecar and result.error is None and not says_nothing:
+        if result.error is None:
             try:
-                if not sidecars.write_sidecar(result, self.sidecar, overwrite=self.overwrite):
+                if not all(list(self._write_beside(result))):
                     yield "kept"
             except ImageError as error:
                 result = replace(result, candidates=(), error=error)
@@ -126,6 +143,19 @@ class Targets:
         if result.error is not None and self.form is results.Format.TEXT:
             speech.note(f"error: {result.error}")
         yield "captioned" if result.error is None else "failed"
+
+    def _write_beside(self, result: Caption) -> Iterator[bool]:
+        """Write what is beside the photo and into it; yield whether a caption was put there.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
+        if self.sidecar and (result.text or self.sidecar is not sidecars.Sidecar.XMP):
+            yield sidecars.write_sidecar(result, self.sidecar, overwrite=self.overwrite)
+        if self.metadata and result.text:
+            yield sidecars.write_metadata(
+                result, overwrite=self.overwrite, keep_mtime=self.keep_mtime
+            )
 
 
 def _page(report: Path) -> AbstractContextManager[Callable[[Caption], None]]:

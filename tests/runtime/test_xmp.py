@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrnn_runtime.cli.xmp import MOST_BYTES, caption_of, with_caption
+from mrnn_runtime.xmp import MOST_BYTES, caption_of, with_caption
 
 HEAD = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
@@ -180,7 +180,7 @@ class TestCommand:
         beside.write_bytes(content)
         found = caption(photo, "--sidecar", "xmp")
         assert (found.code, beside.read_bytes()) == (0, content)
-        assert "1 photos keep the caption of their XMP (--overwrite replaces it)" in found.err
+        assert "1 photos keep the caption that they have (--overwrite replaces it)" in found.err
         found = caption(photo, "--sidecar", "xmp", "--overwrite")
         assert caption_of(beside.read_bytes()) == found.out.rstrip("\n").split("\t")[1]
         assert SUBJECTS.encode() in beside.read_bytes()
@@ -241,9 +241,9 @@ class TestOtherPrograms:
     @pytest.mark.parametrize("description", DESCRIPTIONS)
     def test_exiv2(self, tmp_path, description):
         file = tmp_path / "a.xmp"
-        file.write_bytes(with_caption(xmp(description), "a dog & a cat é"))
+        file.write_bytes(with_caption(xmp(description), "the dog's hat & a cat é"))
         shown = tool("exiv2", "-K", "Xmp.dc.description", "-P", "v", file)
-        assert 'lang="x-default" a dog & a cat é' in shown
+        assert 'lang="x-default" the dog\'s hat & a cat é' in shown
         assert tool("exiv2", "-K", "Xmp.xmp.Rating", "-P", "v", file) == "4"
         tool("exiv2", "-M", "set Xmp.dc.description lang=x-default another", file)
         assert caption_of(file.read_bytes()) == "another"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
+
+__all__ = ["MOST_BYTES", "caption_of", "one_line", "with_caption"]
 
 MOST_BYTES = 16 << 20
 _MOST_TAGS = 100_000
@@ -22,7 +23,7 @@ _DC = "http://purl.org/dc/elements/1.1/"
 _LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
 _DESCRIPTION = f"{_DC} description"
 _START_TAG = re.compile(rb"""<([^\s/>]+)(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _EMPTY = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -64,11 +65,16 @@ def with_caption(content: bytes, caption: str) -> bytes:
         ValueError: as for ``caption_of``, or the file says its caption in a way of its own.
     """
     content = content or _EMPTY
-    wanted = " ".join(_NO_XML.sub(" ", caption).split())
-    made = _put(content, _parse(content), escape(wanted).encode())
+    wanted = one_line(caption)
+    made = _put(content, _parse(content), _escape(wanted))
     if caption_of(made) != wanted:
         raise ValueError("its caption stands where it cannot be replaced")
     return made
+
+
+def one_line(caption: str) -> str:
+    """Return a caption without control characters, with single spaces between its words."""
+    return " ".join(_NO_TEXT.sub(" ", caption).split())
 
 
 def _put(content: bytes, rdf: _Element, caption: bytes) -> bytes:
@@ -99,12 +105,19 @@ def _add(content: bytes, rdf: _Element, prefix: bytes, item: bytes) -> bytes:
         b'<%(p)sDescription %(p)sabout="%(a)s" xmlns:dc="%(dc)s">\n'
         b"   <dc:description><%(p)sAlt>%(item)s</%(p)sAlt></dc:description>\n"
         b"  </%(p)sDescription>\n "
-    ) % {b"p": prefix, b"a": escape(about).encode(), b"dc": _DC.encode(), b"item": item}
+    ) % {b"p": prefix, b"a": _escape(about), b"dc": _DC.encode(), b"item": item}
     if rdf.close == rdf.start:
         start = content[rdf.start : rdf.end].rstrip(b">").rstrip(b"/")
         whole = start + b">" + block + b"</" + prefix + b"RDF>"
         return content[: rdf.start] + whole + content[rdf.end :]
     return content[: rdf.close] + b" " + block + content[rdf.close :]
+
+
+def _escape(text: str) -> bytes:
+    """Return text for XML, without references such as &#x27;, which Exiv2 reads as a space."""
+    for sign, name in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot")):
+        text = text.replace(sign, f"&{name};")
+    return text.encode()
 
 
 def _caption(rdf: _Element) -> str:

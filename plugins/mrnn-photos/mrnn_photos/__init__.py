@@ -1,0 +1,1 @@
+"""What ``mrnn caption --write-metadata`` and ``--watch`` need beyond the light runtime."""

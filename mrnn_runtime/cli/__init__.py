@@ -12,6 +12,7 @@ import typer
 
 from mrnn_runtime.cli import (
     caption,
+    config,
     doctor,
     extensions,
     models,
@@ -52,8 +53,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str], name: str, *, wanted: bool) -> None:
     try:
-        group = build(tracebacks=wanted, alone="" if is_strict() else name)
-        group(args=args, prog_name="mrnn")
+        tables = config.read_config() if name else {}
+        others = tables.keys() - _OURS  # what plugins bring, or nobody does
+        group = build(tracebacks=wanted, alone="" if is_strict() or others else name)
+        defaults = config.defaults(
+            group, {k: tables[k] for k in tables if k in others or k == name}
+        )
+        group(args=args, prog_name="mrnn", default_map=defaults)
     except (MrnnError, OSError) as error:
         if wanted or is_strict():
             traceback.print_exception(error)
@@ -87,12 +93,14 @@ def build(*, tracebacks: bool = False, alone: str = "") -> TyperGroup:
     else:
         app.add_typer(plugins.new_app(), name="plugins")
         group = typer.main.get_group(app)
+        group.params += typer.main.get_install_completion_arguments()
         extensions.extend(group)
     for report in manager().report():
         if report.status == "failed":
-            output.note(f"warning: plugin {report.name!r} of {report.dist}: {report.error}")
+            output.warn(f"warning: plugin {report.name!r} of {report.dist}: {report.error}")
             if tracebacks:
                 print(report.traceback, file=sys.stderr, end="")
+    output.listen_to(group)
     return group
 
 
@@ -121,7 +129,7 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+        typer.Option("--version", "-V", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
     tracebacks: Annotated[  # main() has looked for it already
         bool, typer.Option("--traceback", help="Show where an error or a plugin's failure arose.")

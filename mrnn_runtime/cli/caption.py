@@ -333,6 +333,12 @@ def caption(
             explain=explain,
             options=options,
         )
+        speech.detail(
+            f"{captioner.bundle.name} {captioner.bundle.version} on {captioner.encoder.provider};"
+            f" decoder {decoder or captioner.bundle.decoder},"
+            f" reranker {reranker or captioner.bundle.reranker or 'none'}, {options};"
+            f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
+        )
         if watch:
             captions = watching.captions(paths, targets.done(images), describe)
         else:
@@ -365,7 +371,7 @@ def _images(paths: list[str], skipped: Counter[str]) -> list[Path]:
     from mrnn_runtime.images import find_images
 
     found: list[Path] = []
-    for path in paths:
+    for path in files.expanded(paths):
         if path != "-":
             found += find_images([path], skipped=skipped)
             continue

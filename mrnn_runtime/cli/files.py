@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -60,6 +61,26 @@ def _identity(path: Path) -> object:
     return (status.st_dev, status.st_ino)
 
 
+def expanded(paths: Iterable[str]) -> list[str]:
+    """Return paths with patterns, such as ``photos/**/*.jpg``, replaced by what fits them, sorted.
+
+    For shells that leave this to programs, and for patterns that are too long for them.
+
+    Raises:
+        UsageError: nothing fits a pattern.
+    """
+    found: list[str] = []
+    for path in paths:
+        if os.path.lexists(path) or not glob.has_magic(path):
+            found.append(path)
+            continue
+        fitting = sorted(glob.glob(path, recursive=True))
+        if not fitting:
+            raise UsageError(f"nothing fits {path}", hint="** stands for any number of folders")
+        found += fitting
+    return found
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other runs from writing a file while the block runs.
@@ -83,7 +104,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        speech.note(
+        speech.warn(
             f"warning: {path} cannot be locked ({error.strerror}); let no second run write it"
         )
         yield

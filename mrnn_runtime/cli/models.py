@@ -60,7 +60,7 @@ def models(
             ],
         )
     if not records:
-        output.note("no model is installed; pip install mrnn-everyday")
+        output.warn("no model is installed; pip install mrnn-everyday")
 
 
 def _cost(name: str) -> dict[str, str | float | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 
@@ -30,16 +31,62 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def note(text: str, *, prefix: str = "mrnn: ") -> None:
-    """Write one line to stderr, above the progress bar where there is one."""
+# How much a run says on stderr, beyond what goes wrong; see listen_to.
+_verbosity = 0
+
+
+def listen_to(command: Any) -> None:  # noqa: ANN401 - click's types are private in Typer
+    """Give a command, and those inside of it, the options -q and -v."""
+    global _verbosity
+    _verbosity = 0
+    for inner in getattr(command, "commands", {}).values():
+        listen_to(inner)
+    taken = {opt for parameter in command.params for opt in parameter.opts}
+    for short, name, level, summary in (
+        ("-q", "--quiet", -1, "Say nothing on stderr but what goes wrong."),
+        ("-v", "--verbose", 1, "Say more on stderr."),
+    ):
+        if not taken & {short, name}:
+            command.params.append(
+                TyperOption(
+                    param_decls=[short, name],
+                    is_flag=True,
+                    default=False,
+                    expose_value=False,
+                    callback=partial(_set_verbosity, level),
+                    help=summary,
+                )
+            )
+
+
+def _set_verbosity(level: int, _: object, __: object, wanted: bool) -> None:
+    global _verbosity
+    if wanted:
+        _verbosity = level
+
+
+def warn(text: str, *, prefix: str = "mrnn: ") -> None:
+    """Write one line to stderr, above the progress bar where there is one: what goes wrong."""
     print(prefix + one_line(text), file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """Write one line to stderr that -q leaves out."""
+    if _verbosity >= 0:
+        warn(text)
+
+
+def detail(text: str) -> None:
+    """Write one line to stderr that -v asks for."""
+    if _verbosity > 0:
+        warn(text)
 
 
 def complain(error: MrnnError) -> int:
     """Write an error, and its hint below, to stderr; return the exit code that it stands for."""
-    note(f"error: {error.message}")
+    warn(f"error: {error.message}")
     if error.hint:
-        note(error.hint, prefix="hint: ")
+        warn(error.hint, prefix="hint: ")
     if isinstance(error, UsageError):
         return USAGE
     return SOME_IMAGES_FAILED if isinstance(error, ImageError) else ENVIRONMENT
@@ -71,7 +118,7 @@ def watched(things: Iterator[T], total: int) -> Iterator[T]:
 @contextmanager
 def progress(things: Iterator[T], total: int) -> Iterator[Iterator[T]]:
     """Give the things, with a progress bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty() or total < 2:
+    if not sys.stderr.isatty() or total < 2 or _verbosity < 0:
         yield things
         return
     from rich.console import Console

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrnn_runtime.cli import files, results
 from mrnn_runtime.cli import output as speech
-from mrnn_runtime.cli import results
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def search(
         matches = find_stored(captioner, sentence, open_stored(captioner, stored), top=top)
         _show(matches, as_json=as_json, named="path")
         return
-    paths = paths or []
+    paths = files.expanded(paths or [])
     find_images(paths)
     captioner = load(model, provider=provider)
     _tell_unknown(captioner, [sentence])
@@ -125,6 +125,7 @@ def rank(
     from mrnn_runtime.retrieval.gallery import open_gallery
     from mrnn_runtime.retrieval.ranking import load_background, rank_sentences
 
+    paths = files.expanded(paths)
     find_images(paths)
     try:
         lines = [line.strip() for line in sentences.read_text(encoding="utf-8").splitlines()]
@@ -179,7 +180,7 @@ def _tell_unknown(captioner: Captioner, sentences: Sequence[str]) -> None:
 def _tell_failed(*galleries: Gallery) -> None:
     errors = [error for gallery in galleries for error in gallery.errors.values()]
     for error in errors:
-        speech.note(f"error: {error}")
+        speech.warn(f"error: {error}")
     if errors:
         total = len(errors) + sum(len(gallery.paths) for gallery in galleries)
         speech.note(f"{len(errors)} of {total} images failed")

@@ -141,7 +141,7 @@ class Targets:
                 result = replace(result, candidates=(), error=error)
         write(results.record(result, self.form))
         if result.error is not None and self.form is results.Format.TEXT:
-            speech.note(f"error: {result.error}")
+            speech.warn(f"error: {result.error}")
         yield "captioned" if result.error is None else "failed"
 
     def _write_beside(self, result: Caption) -> Iterator[bool]:

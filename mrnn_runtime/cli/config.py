@@ -1,0 +1,93 @@
+"""Options that a file gives: ``mrnn.toml`` of the current folder, or the one of ``MRNN_CONFIG``.
+
+A table a command, with the names that the options have on the command line, which wins::
+
+    [caption]
+    model = "everyday"
+    beam-size = 10
+    ban = ["man", "woman"]
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperGroup
+
+from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_FILE = "mrnn.toml"
+_MOST_BYTES = 1 << 20
+
+
+def read_config() -> dict[str, Any]:
+    """Return what the file says, a table a command; an empty ``MRNN_CONFIG`` means no file.
+
+    Raises:
+        UsageError: it is not there though it was named, another user wrote it, or it is no TOML.
+    """
+    named = os.environ.get("MRNN_CONFIG")
+    path = Path(_FILE if named is None else named)
+    if named == "" or (named is None and not path.is_file()):
+        return {}
+    import tomllib
+
+    try:
+        with path.open("rb") as file:
+            # In a stranger's folder it could name files to write over.
+            if named is None and hasattr(os, "getuid"):
+                owner = os.fstat(file.fileno()).st_uid
+                if owner not in (os.getuid(), 0):
+                    raise UsageError(
+                        f"{path} belongs to another user",
+                        hint=f"MRNN_CONFIG={_FILE} trusts it, an empty MRNN_CONFIG leaves it out",
+                    )
+            return tomllib.loads(file.read(_MOST_BYTES).decode())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="see the variable MRNN_CONFIG"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
+
+
+def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a group's commands, as click takes them.
+
+    Raises:
+        UsageError: a table names a command or an option that does not exist.
+    """
+    made: dict[str, Any] = {}
+    for name, table in tables.items():
+        command = group.commands.get(name)
+        if command is None:
+            raise _unknown(f"there is no command {name!r}", name, group.commands)
+        if not isinstance(table, dict):
+            raise UsageError(f"the configuration needs a table [{name}]")
+        if isinstance(command, TyperGroup):
+            made[name] = defaults(command, table)
+            continue
+        options = {
+            opt.removeprefix("--"): parameter.name
+            for parameter in command.params
+            for opt in parameter.opts
+            if opt.startswith("--")
+        }
+        for key in table:
+            if key not in options:
+                raise _unknown(f"mrnn {name} has no option --{key}", key, options)
+        made[name] = {options[key]: value for key, value in table.items()}
+    return made
+
+
+def _unknown(message: str, name: str, known: Iterable[str]) -> UsageError:
+    from difflib import get_close_matches  # it takes a few milliseconds to import
+
+    close = get_close_matches(name.replace("_", "-"), list(known), n=1)
+    advice = f"did you mean {close[0]}?" if close else "see mrnn --help"
+    return UsageError(f"{os.environ.get('MRNN_CONFIG', _FILE)}: {message}", hint=advice)

@@ -1,0 +1,167 @@
+"""mrnn.toml, what is said on stderr, completion, and patterns that a shell left alone."""
+
+import os
+
+import pytest
+
+from mrnn_runtime.cli import build, config
+from mrnn_runtime.errors import UsageError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder of the test; it has no configuration yet."""
+    monkeypatch.delenv("MRNN_CONFIG", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def write(here):
+    def write(text, name="mrnn.toml"):
+        (here / name).write_text(text, encoding="utf-8")
+
+    return write
+
+
+def test_options_of_the_file_are_defaults(write, caption, photos):
+    write('[caption]\nn-best = 2\nban = ["dog", "hat"]\nformat = "csv"\nexact = true\n')
+    found = caption(photos / "a.png")
+    assert found.out.startswith("path,caption")
+    write('[caption]\nn-best = 2\nban = ["dog", "hat"]')
+    lines = caption(photos / "a.png").out.splitlines()
+    assert len(lines) == 2
+    assert not {"dog", "hat"} & set(" ".join(lines).split())
+    assert len(caption(photos / "a.png", "--n-best", 1).out.splitlines()) == 1
+
+
+def test_a_variable_names_another_file_or_none(write, caption, photos, monkeypatch):
+    write("[caption]\nn-best = 2\n")
+    write("[caption]\nn-best = 3\n", "other.toml")
+    for value, lines in (("other.toml", 3), ("", 1)):
+        monkeypatch.setenv("MRNN_CONFIG", value)
+        assert len(caption(photos / "a.png").out.splitlines()) == lines
+    monkeypatch.setenv("MRNN_CONFIG", "missing.toml")
+    found = caption(photos / "a.png")
+    assert found.code == 2
+    assert "cannot read missing.toml" in found.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("[caption]\nbeam_size = 2", "mrnn caption has no option --beam_size", "beam-size"),
+        ("[caption]\npaths = ['a']", "no option --paths", "hint"),
+        ("[caption]\nform = 'csv'", "no option --form", "format"),
+        ("[captoin]\nn-best = 2", "there is no command 'captoin'", "caption"),
+        ("n-best = 2", "there is no command 'n-best'", "mrnn --help"),
+        ("caption = 2", "needs a table [caption]", ""),
+        ("[caption", "is no TOML", ""),
+        ("a = " + "[" * 100_000, "is no TOML", ""),
+        ("\ud800", "is no TOML", ""),
+        ("[caption]\nbeam-size = 'many'", "Invalid value for '--beam-size'", ""),
+        ("[caption]\nbeam-size = 0", "beam_size", ""),
+    ],
+)
+def test_what_does_not_fit_is_an_error(here, caption, photos, text, said, hint):
+    (here / "mrnn.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    found = caption(photos / "a.png")
+    assert found.code == 2
+    assert said in found.err
+    assert hint in found.err
+    assert found.out == ""
+
+
+def test_tables_of_other_commands_are_theirs(write, caption, photos, mrnn):
+    write("[search]\ntop = 2\n[rank]\nno-such-option = 1\n")
+    assert caption(photos / "a.png").code == 0
+    assert mrnn("rank", photos, "--sentences", "a.txt").code == 2
+    write("[plugins.list]\nno-such-option = 1\n")
+    assert mrnn("plugins").code == 2
+
+
+def test_help_needs_no_file(write, mrnn):
+    write("[caption")
+    assert mrnn("--help").code == 0
+    assert mrnn("-V").out == mrnn("--version").out
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners here")
+def test_a_file_of_another_user_is_not_trusted(write, monkeypatch):
+    write("[caption]\nn-best = 2")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result([0] * 4 + [54321] + [0] * 5))
+    with pytest.raises(UsageError, match="another user"):
+        config.read_config()
+    monkeypatch.setenv("MRNN_CONFIG", "mrnn.toml")
+    assert config.read_config() == {"caption": {"n-best": 2}}
+
+
+def test_every_option_has_one_name(mrnn):
+    """Whoever reads ``mrnn caption --help`` can write the file."""
+    group = build()
+    for name in ("caption", "search", "rank", "models"):
+        options = [
+            opt
+            for parameter in group.commands[name].params
+            for opt in parameter.opts
+            if opt.startswith("--")
+        ]
+        assert len(options) == len(set(options))
+        assert config.defaults(group, {name: {opt.removeprefix("--"): 1 for opt in options}})
+
+
+def test_quiet_leaves_what_goes_wrong(caption, photos):
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    for flag in ("-q", "--quiet"):
+        found = caption(photos, flag)
+        assert found.code == 1
+        assert len(found.out.splitlines()) == 3
+        (line,) = found.err.splitlines()
+        assert line.startswith("mrnn: error: ")
+    assert "3 captioned, 1 failed" in caption(photos).err  # it holds for one run only
+
+
+def test_verbose_says_what_runs(caption, photos):
+    found = caption(photos, "-v")
+    assert "tiny 1.0 on CPUExecutionProvider; decoder beam, reranker none" in found.err
+    assert "tiny 1.0" not in caption(photos).err
+
+
+def test_patterns_that_no_shell_has_replaced(caption, photos, mrnn):
+    paths = [line.partition("\t")[0] for line in caption(photos / "*.*").out.splitlines()]
+    assert [path.rpartition("/")[2] for path in paths] == ["a.png", "b.jpg"]
+    assert len(caption(photos / "**" / "*.png").out.splitlines()) == 2
+    assert len(caption(photos / "s?b").out.splitlines()) == 1
+    (photos / "[b].png").write_bytes((photos / "a.png").read_bytes())
+    assert "[b].png" in caption(photos / "[b].png").out  # a file of that very name
+    found = caption(photos / "*.gif")
+    assert found.code == 2
+    assert "nothing fits" in found.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(mrnn, monkeypatch, shell):
+    assert "_MRNN_COMPLETE" in mrnn("--show-completion", shell).out
+    if shell == "bash":
+        monkeypatch.setenv("_MRNN_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "mrnn caption --beam")
+        monkeypatch.setenv("COMP_CWORD", "2")
+        assert mrnn().out.split() == ["--beam-size"]
+
+
+def test_a_plugin_keeps_its_own_short_options(install, mrnn):
+    code = """
+import typer
+from mrnn_runtime import hookimpl
+
+@hookimpl
+def mrnn_commands(app):
+    @app.command()
+    def zig(quick: bool = typer.Option(False, "-q")) -> None:
+        print(f"quick: {quick}")
+"""
+    install("zig", code)
+    assert mrnn("zig", "-q").out == "quick: True\n"
+    assert "--verbose" in mrnn("zig", "-h").out

@@ -73,7 +73,7 @@ def seed_images():
         (rgba, "AVIF", {"exif": turned}),
         (rgb, "AVIF", {"save_all": True, "append_images": more}),
         (rgb, "MPO", {"save_all": True, "append_images": more}),
-        (rgb, "TIFF", {"big_tiff": True, "save_all": True, "append_images": more}),
+        (rgb, "TIFF", {"big_tiff": True}),
         (rgb, "PNG", {"icc_profile": bytes(200), "pnginfo": _texts()}),
         (rgb, "JPEG", {"icc_profile": bytes(200), "exif": turned, "restart_marker_rows": 1}),
     ]

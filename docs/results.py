@@ -64,10 +64,11 @@ was AlexNet, whose weights no package carries.
 then finished with a reward for captions that agree with people's (`mrnn train --reward`).
 `m-rnn-plain` is the same net before that finish. The other nets were trained for fewer epochs, the
 same number for all but where a row says so, so they compare with each other and not with these two.
-A number at the end of a name is the seed. `flickr8k-int8` is `flickr8k` in 8-bit integers, made
-with dev photos by `mrnn quantize flickr8k --dataset flickr8k --root DIR`; both search with a length
-penalty of 0.7, the others with none. Perplexity is per word, the end sign counted and unknown words
-counted as one word.
+`lrcn` has two epochs because each takes 20 minutes of one core (5 s for 128 captions), fifty times
+those of `rvr`. A number at the end of a name is the seed. `flickr8k-int8` is `flickr8k` in 8-bit
+integers, made with dev photos by `mrnn quantize flickr8k --dataset flickr8k --root DIR`; both
+search with a length penalty of 0.7, the others with none. Perplexity is per word, the end sign
+counted and unknown words counted as one word.
 """
 RERANKED = """
 The oracle row is the best of the ten candidates by CIDEr-D against the photo's own captions: what

@@ -86,7 +86,8 @@ def test_a_split_net_is_the_net_and_shares_its_weights(build, stages):
     images = torch.from_numpy(photos(2, size.height))
     with torch.no_grad():
         row = head(images)
-        torch.testing.assert_close(tail(row), backbone.module(images))
+        feature, whole = tail(row), backbone.module(images)
+        torch.testing.assert_close(feature, whole, atol=1e-4, rtol=1e-4)
     assert row.dim() == 2
     assert not head.training and not tail.training
     own, other = ({id(p) for p in part.parameters()} for part in (tail, head))

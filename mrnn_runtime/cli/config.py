@@ -60,7 +60,8 @@ def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of a group's commands, as click takes them.
 
     Raises:
-        UsageError: a table names a command or an option that does not exist.
+        UsageError: a table names a command or an option that does not exist, or a file of a folder
+            that may have come with the photos in it names other files.
     """
     made: dict[str, Any] = {}
     for name, table in tables.items():
@@ -73,7 +74,7 @@ def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
             made[name] = defaults(command, table)
             continue
         options = {
-            opt.removeprefix("--"): parameter.name
+            opt.removeprefix("--"): parameter
             for parameter in command.params
             for opt in parameter.opts
             if opt.startswith("--")
@@ -81,7 +82,12 @@ def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
         for key in table:
             if key not in options:
                 raise _unknown(f"mrnn {name} has no option --{key}", key, options)
-        made[name] = {options[key]: value for key, value in table.items()}
+            if options[key].type.name == "path" and "MRNN_CONFIG" not in os.environ:
+                raise UsageError(
+                    f"{_FILE} of the current folder names a file: {key}",
+                    hint=f"say --{key} yourself, or trust the file: MRNN_CONFIG={_FILE}",
+                )
+        made[name] = {options[key].name: value for key, value in table.items()}
     return made
 
 

@@ -98,8 +98,18 @@ def test_a_file_of_another_user_is_not_trusted(write, monkeypatch):
     assert config.read_config() == {"caption": {"n-best": 2}}
 
 
-def test_every_option_has_one_name(mrnn):
+def test_a_folder_of_photos_does_not_say_which_file_is_written(write, caption, photos, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    write(f'[caption]\noutput = "{tmp_path / "precious"}"')
+    found = caption(photos / "a.png")
+    assert (found.code, found.out) == (2, "")
+    assert "mrnn.toml of the current folder names a file: output" in found.err
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_every_option_has_one_name(mrnn, monkeypatch):
     """Whoever reads ``mrnn caption --help`` can write the file."""
+    monkeypatch.setenv("MRNN_CONFIG", "mrnn.toml")
     group = build()
     for name in ("caption", "search", "rank", "models"):
         options = [

@@ -72,7 +72,7 @@ class Constraints:
             )
         limit = options.deadline_ms
         until = time.monotonic() + limit / 1000 if limit else math.inf
-        return cls(model=model, options=options, never=never, early=early, until=until)
+        return cls(model, options, never, early, until)
 
     def begin(self, images: EncodedImages) -> Hypotheses:
         """Return one hypothesis an image: the options' prefix, with its log-probability."""
@@ -89,7 +89,7 @@ class Constraints:
             )
             gains = _numbers(scores.log_probs)[:, word]
             rows = rows.grow(
-                rows.owner, np.full(count, word, dtype=np.int64), rows.log_prob + gains, state
+                None, np.full(count, word, dtype=np.int64), rows.log_prob + gains, state
             )
         return rows
 
@@ -109,9 +109,7 @@ class Constraints:
             nothing = np.full((len(rows), 1), -np.inf)
             return np.zeros((len(rows), 1), np.int64), nothing, rows.state
         table, at, repeats = self._forbidden(rows.words)
-        spare = int(np.count_nonzero(table))
-        if at.size:
-            spare += int(np.bincount(at).max())
+        spare = np.count_nonzero(table) + (int(np.bincount(at).max()) if at.size else 0)
         scores, state = self.model.step(
             rows.last(self.model.tokens.bos),
             rows.state,
@@ -171,9 +169,16 @@ def _numbers(log_probs: NDArray[np.float32] | None) -> NDArray[np.float64]:
     Raises:
         BundleError: they are missing or not finite; a nan would win every search.
     """
-    if log_probs is None or not np.isfinite(log_probs).all():
+    if log_probs is None or not all_finite(log_probs):
         raise BundleError(
             "the model returned log-probabilities that are missing or not finite",
             hint="run mrnn verify on the bundle",
         )
     return log_probs.astype(np.float64)
+
+
+def all_finite(numbers: NDArray[Any]) -> bool:
+    """Say whether all numbers are finite, of floats of any shape."""
+    flat = numbers.ravel()
+    # One call where no number is huge; none that is infinite or nan makes a finite sum of squares.
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

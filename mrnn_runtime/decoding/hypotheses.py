@@ -54,7 +54,7 @@ class Hypotheses:
 
     def grow(
         self,
-        rows: NDArray[np.int64],
+        rows: NDArray[np.int64] | None,
         tokens: NDArray[np.int64],
         log_prob: NDArray[np.float64],
         state: Any,  # noqa: ANN401 - opaque, the model's own
@@ -63,17 +63,16 @@ class Hypotheses:
 
         Args:
             rows: int64 [r'], which hypothesis each new one continues; any order, repeats allowed.
+                None continues each as it stands, and copies no state.
             tokens: int64 [r'], the words to append.
             log_prob: float64 [r'], the new sums.
             state: the model's state of the r rows after their last word was fed.
         """
-        unmoved = len(rows) == len(self) and bool((rows == np.arange(len(self))).all())
-        return Hypotheses(
-            owner=self.owner.take(rows),
-            words=np.concatenate([self.words.take(rows, axis=0), tokens[:, np.newaxis]], axis=1),
-            log_prob=log_prob,
-            state=state if unmoved else state.take(rows),
-        )
+        owner, words = self.owner, self.words
+        if rows is not None:
+            owner, words, state = owner.take(rows), words.take(rows, axis=0), state.take(rows)
+        words = np.concatenate([words, tokens[:, np.newaxis]], axis=1)
+        return Hypotheses(owner, words, log_prob, state)
 
 
 def make_candidate(
@@ -123,21 +122,23 @@ def extend_to_end(
     done: dict[int, Candidate] = {}
     while len(rows):
         tokens, gains, state = choose(rows)
+        log_prob, alive = rows.log_prob + gains, None
         stuck = gains == -np.inf
-        ends = (tokens == eos) & ~stuck
-        over = ends | stuck
+        over = stuck | (tokens == eos)
         if rows.length == options.max_length:
             over[:] = True
-        for row in np.flatnonzero(over).tolist():
-            finished = bool(ends[row])
-            done[int(rows.owner[row])] = make_candidate(
-                rows.words[row].tolist(),
-                float(rows.log_prob[row]) + (float(gains[row]) if finished else 0.0),
-                finished=finished,
-                length_penalty=options.length_penalty,
-            )
-        alive = np.flatnonzero(~over)
-        if not alive.size:
-            break
-        rows = rows.grow(alive, tokens[alive], rows.log_prob[alive] + gains[alive], state)
+        if over.any():
+            for row in np.flatnonzero(over).tolist():
+                finished = bool(tokens[row] == eos and not stuck[row])
+                done[int(rows.owner[row])] = make_candidate(
+                    rows.words[row].tolist(),
+                    float(log_prob[row] if finished else rows.log_prob[row]),
+                    finished=finished,
+                    length_penalty=options.length_penalty,
+                )
+            alive = np.flatnonzero(~over)
+            if not alive.size:
+                break
+            tokens, log_prob = tokens[alive], log_prob[alive]
+        rows = rows.grow(alive, tokens, log_prob, state)
     return [done[owner] for owner in sorted(done)]

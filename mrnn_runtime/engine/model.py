@@ -139,7 +139,9 @@ class OnnxState:
 class OnnxStepModel:
     """The cell's graph; fulfils ``StepModel``."""
 
-    __slots__ = ("_bundle", "_outputs", "_path", "_readout", "_session", "_specs", "_threads")
+    __slots__ = (
+        *("_after", "_bundle", "_outputs", "_path", "_readout", "_session", "_specs", "_threads"),
+    )
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
@@ -152,6 +154,7 @@ class OnnxStepModel:
             from mrnn_runtime.engine.device import DeviceSession
 
             self._session = DeviceSession(session, "cuda")
+        self._after = [state.output for state in bundle.state]
         self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
         self._outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
         self._path = bundle.file(bundle.cell.file)
@@ -226,12 +229,10 @@ class OnnxStepModel:
         self._check(tokens, state, k)
         if rows == 0:  # not every provider takes empty tensors
             return self._no_rows(k, full), state
-        best = ["best_values", "best_ids"] if k else []
-        rest = ["log_probs"] if full else []
-        after = [spec.output for spec in self._bundle.state]
+        names = ["best_values", "best_ids"] if k else []
+        names += ["log_probs", *self._after] if full else self._after
         feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
-        names = [*best, *rest, *after]
-        found = dict(zip(names, self._session.run(names, feeds, after), strict=True))
+        found = dict(zip(names, self._session.run(names, feeds, self._after), strict=True))
         ids_below = self.vocabulary_size
         check_outputs(self._path, self._outputs, found, rows, k, ids_below=ids_below)
         scores = Scores(
@@ -250,7 +251,8 @@ class OnnxStepModel:
                 f"tokens must be int64 [{len(state)}], not {tokens.dtype} {list(tokens.shape)}"
             )
         # ONNX takes -1 for the last token. As an unsigned number it is one that is too large.
-        if len(tokens) and tokens.view(np.uint64).max() >= self.vocabulary_size:
+        highest = np.maximum.reduce(tokens.view(np.uint64), initial=0)
+        if highest >= self.vocabulary_size:
             raise UsageError(f"tokens must be ids below {self.vocabulary_size}")
 
     def _no_rows(self, k: int, full: bool) -> Scores:

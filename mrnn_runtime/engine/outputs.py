@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrnn_runtime.decoding.constraints import all_finite
 from mrnn_runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -46,17 +47,18 @@ def check_outputs(
         if not isinstance(array, np.ndarray):
             continue
         spec, sizes = specs[name], iter(free)
-        shape = tuple(size if isinstance(size, int) else next(sizes) for size in spec.shape)
-        if (array.dtype.name, array.shape) != (spec.dtype, shape):
+        shape = tuple([size if isinstance(size, int) else next(sizes) for size in spec.shape])
+        if array.shape != shape or array.dtype != spec.dtype:
             complaint = f"{array.dtype} {list(array.shape)} instead of {spec.dtype} {list(shape)}"
             raise _wrong(path, name, complaint)
-        if array.size and array.dtype.kind == "f":
-            low, high = array.min(), array.max()  # either is NaN where one number is
-            if not (low > -np.inf and high < np.inf):
-                raise _wrong(path, name, "numbers that are not finite")
-            if name in _SCORES and high > _ABOVE_ZERO:
-                raise _wrong(path, name, f"a log-probability of {high:.6g}")
-        if array.size and name == "best_ids" and not 0 <= array.min() <= array.max() < ids_below:
+        if not array.size:
+            continue
+        if array.dtype.kind == "f" and not all_finite(array):
+            raise _wrong(path, name, "numbers that are not finite")
+        if name in _SCORES and (high := np.maximum.reduce(array, axis=None)) > _ABOVE_ZERO:
+            raise _wrong(path, name, f"a log-probability of {high:.6g}")
+        # As unsigned numbers, negative ones are too large.
+        if name == "best_ids" and np.maximum.reduce(array.view(np.uint64), axis=None) >= ids_below:
             raise _wrong(path, name, f"ids that are not from 0 to {ids_below - 1}")
 
 

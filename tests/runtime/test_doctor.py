@@ -30,9 +30,10 @@ def machine(monkeypatch, mrnn):
 def test_a_machine_with_everything(machine):
     facts = machine({"/proc/cpuinfo": X86, "/proc/meminfo": PLENTY})
     assert facts["cpu-features"] == ["avx2", "avx512", "avx512-vnni"]
+    assert facts["int8"].startswith("the faster choice, for avx512-vnni")
     assert facts["memory"] == {"total": 7812, "available": 3906}
     assert facts["problems"] == [
-        "no model is installed: pip install mrnn-flickr8k, or name a folder"
+        "no model is installed: pip install mrnn-everyday, or name a folder"
     ]
     assert 1 <= facts["threads"] <= os.cpu_count()
 
@@ -46,6 +47,7 @@ def test_an_arm_board(machine):
 def test_a_machine_that_says_nothing(machine):
     facts = machine({})
     assert facts["cpu-features"] == []
+    assert facts["int8"].startswith("not measured")
     assert facts["memory"] == {}
 
 

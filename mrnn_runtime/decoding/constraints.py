@@ -109,7 +109,7 @@ class Constraints:
             nothing = np.full((len(rows), 1), -np.inf)
             return np.zeros((len(rows), 1), np.int64), nothing, rows.state
         table, at, repeats = self._forbidden(rows.words)
-        spare = np.count_nonzero(table) + (int(np.bincount(at).max()) if at.size else 0)
+        spare = int(np.count_nonzero(table)) + (int(np.bincount(at).max()) if at.size else 0)
         scores, state = self.model.step(
             rows.last(self.model.tokens.bos),
             rows.state,
@@ -181,4 +181,6 @@ def all_finite(numbers: NDArray[Any]) -> bool:
     """Say whether all numbers are finite, of floats of any shape."""
     flat = numbers.ravel()
     # One call where no number is huge; none that is infinite or nan makes a finite sum of squares.
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = flat.dot(flat)
+    return math.isfinite(squares) or bool(np.isfinite(flat).all())

@@ -4,16 +4,18 @@
 
 Of twenty requests: ten photos, two of them several at once; options that do not fit; broken photos;
 photos that are too large; bodies that are too large, or no JSON; clients that send slowly, that
-leave in the middle of a body, and that leave before the answer. Ends with exit code 1 where an
-answer is a 5xx other than 503, an answer has another status than its request deserves, a request
-has no answer, resident memory of the server grows by more than --growth percent after the first
-fifth, or SIGTERM at the end does not stop it with exit code 0. Linux only.
+leave in the middle of a body, and that leave before the answer. Then SIGTERM comes while all go on.
+Ends with exit code 1 where an answer is a 5xx other than 503, an answer has another status than its
+request deserves, a request has no answer though the server was not told to stop or took it,
+resident memory of the server grows by more than --growth percent after the first fifth, or the
+server does not stop with exit code 0. Linux only.
 """
 
 import argparse
 import asyncio
 import base64
 import io
+import itertools
 import json
 import random
 import re
@@ -90,8 +92,10 @@ def make_requests(photos):
     ]
 
 
-async def send(port, data, manner):
+async def send(port, data, manner, number):
     """Send one request; return the status, or LEFT."""
+    first, _, rest = data.partition(b"\r\n")
+    data = b"%s\r\nX-Request-ID: soak-%d\r\n%s" % (first, number, rest)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         if manner == "slow":
@@ -110,28 +114,41 @@ async def send(port, data, manner):
         writer.close()
 
 
-async def soak(port, pid, count):
-    """Return how often each kind of request had which answer, and the memory in MB over time."""
+async def soak(port, process, count):
+    """Send so many requests and then SIGTERM, and go on until the server is gone.
+
+    Returns:
+        How often each kind of request had which answer, the memory in MB over time, and the numbers
+        of the requests that had no answer after SIGTERM.
+    """
     kinds = make_requests(make_photos())
     order = random.Random(0)
-    answers, memory = Counter(), []
-    numbers = iter(range(count))
+    answers, memory, refused = Counter(), [], set()
+    numbers = itertools.count()
+    stopping = False
 
     async def client():
+        nonlocal stopping
         for number in numbers:
+            if number == count:
+                stopping = True
+                process.terminate()
             data, expected, manner = kinds[order.randrange(len(kinds))]
             try:
-                answers[expected, await send(port, data, manner)] += 1
+                answers[expected, await send(port, data, manner, number)] += 1
             except (OSError, TypeError, TimeoutError) as error:
+                if stopping:
+                    refused.add(number)
+                    return
                 answers[expected, f"no answer: {error!r}"] += 1
-            if number % 100 == 0:
-                status = Path(f"/proc/{pid}/status").read_text()
+            if number % 100 == 0 and not stopping:
+                status = Path(f"/proc/{process.pid}/status").read_text()
                 memory.append(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024)
             if number % 1000 == 0:
                 print(f"{number} requests: {memory[-1]:.1f} MB", file=sys.stderr, flush=True)
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return answers, memory
+    return answers, memory, refused
 
 
 def main():
@@ -150,14 +167,17 @@ def main():
                 log.seek(0)
                 port = re.search(r"http://127\.0\.0\.1:(\d+)", log.read())
             began = time.monotonic()
-            answers, memory = asyncio.run(soak(int(port[1]), process.pid, args.requests))
+            answers, memory, refused = asyncio.run(soak(int(port[1]), process, args.requests))
             seconds = time.monotonic() - began
-            process.terminate()
             process.wait(120)
         log.seek(0)
         text = log.read()
     failures = [] if process.returncode == 0 else [f"exit code {process.returncode}"]
     failures += ["a traceback in the log"] if "Traceback" in text else []
+    taken = {int(number) for number in re.findall(r" id=soak-(\d+) .* status=(?!499)\d+ ", text)}
+    print(f"after SIGTERM: {len(refused)} requests refused")
+    if lost := taken & refused:
+        failures.append(f"{len(lost)} requests were taken and not answered")
     logged = Counter(re.findall(r" status=(\d+) ", text))
     failures += [f"{status}: {n} times" for status, n in logged.items() if status in ("500", "502")]
     for (expected, got), number in sorted(answers.items()):

@@ -319,6 +319,40 @@ def real_server(tiny_bundle: Path) -> Iterator[str]:
     thread.join(60)
 
 
+def test_three_photos_are_dropped_found_and_copied(
+    page: Page, real_server: str, tiny_bundle: Path, photos: Path
+) -> None:
+    captioner = load(tiny_bundle, provider="cpu")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit(page, real_server)
+    files = [[path.name, list(path.read_bytes())] for path in sorted(photos.rglob("*.*"))]
+    page.evaluate(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files)
+                transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+            document.querySelector("#drop").dispatchEvent(event);
+        }""",
+        files,
+    )
+    assert [text for _, text in results(page, 3)] == [one.text for one in captioner.caption(photos)]
+    page.fill("#sentence", "a dog on a beach")
+    page.keyboard.press("Enter")
+    page.get_by_text("Sorted by").wait_for()
+    best, text = results(page, 3)[0]
+    assert (
+        best
+        == find_photos(captioner, "a dog on a beach", open_gallery(captioner, [photos]))[
+            0
+        ].path.name
+    )
+    page.locator("[data-copy=html]").first.click()
+    page.get_by_text("Copied:").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == f'<img src="{best}" alt="{text}">'
+    assert problems(page) == []
+
+
 def test_a_server_makes_the_captions_and_finds_photos(
     page: Page, real_server: str, tiny_bundle: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from turns import in_turns
 
 from mrnn_runtime import RerankOptions, load
-from mrnn_runtime.reranking.building import build_references
+from mrnn_runtime.build import build_references
 from mrnn_runtime.reranking.neighbours import Features, nearest
 from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.reranking.similarity import bleu_f1, cider_d, mean_of_largest

@@ -303,8 +303,8 @@ def sizes(captioner: Captioner, small: list[Path], count: int, repeats: int) -> 
     )
 
     def greedy(one: Captioner, photos: list[Path], readers: int | None = None) -> None:
-        for found in one.caption(photos, workers=workers, readers=readers, decoder="greedy"):
-            assert found.text, found.error
+        for caption in one.caption(photos, workers=workers, readers=readers, decoder="greedy"):
+            assert caption.text, caption.error
 
     def encoder_alone() -> None:
         for _ in in_order(captioner.encoder.encode, [batch] * (count // len(batch)), workers):

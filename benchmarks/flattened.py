@@ -59,8 +59,8 @@ def main() -> None:
             flat = open_flat(path, "cpu", threads=1)
             for size, some in ((4, images), (1, images[: given.single])):
                 name = f"{decoder}, {size} at a time"
-                results[name] = found = compare(captioner, flat, decoder, some, size)
-                print(name, found, flush=True)
+                results[name] = figures = compare(captioner, flat, decoder, some, size)
+                print(name, figures, flush=True)
         results["start"] = start(path, recipe.height, recipe.width)
         results["bytes"] = path.stat().st_size
         print("start", results["start"])
@@ -79,9 +79,9 @@ def compare(
         began = time.perf_counter()
         ours = captioner.decode(captioner.encoder.encode(batch), decoder=decoder)
         between = time.perf_counter()
-        found = flat.session.run(names, {"image": batch})
+        outputs = flat.session.run(names, {"image": batch})
         ratios.append((time.perf_counter() - between) / (between - began))
-        for (best, *_), token, length, *numbers in zip(ours, *found, strict=True):
+        for (best, *_), token, length, *numbers in zip(ours, *outputs, strict=True):
             differ += tuple(token[0, : length[0]].tolist()) != best.tokens
             for number, wanted in zip(numbers, (best.log_prob, best.score), strict=True):
                 worst = max(worst, abs(float(number[0]) - wanted))

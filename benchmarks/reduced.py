@@ -24,7 +24,7 @@ from mrnn_runtime.images import read_image
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("root", type=Path, help="the folder of the data set")
     parser.add_argument("--dataset", default="flickr8k")
@@ -53,17 +53,17 @@ def main() -> None:
     truth = [list(example.captions) for example in examples]
     measured = [metrics.measure(truth, side) for side in zip(*captions, strict=True)]
     cider = [one.values["CIDEr"] for one in measured]
-    found = {
+    figures = {
         "photos": len(examples),
         "same captions": sum(a == b for a, b in captions) / len(captions),
         "CIDEr whole": cider[0],
         "CIDEr reduced": cider[1],
         "grey levels of difference": float(np.mean(differences)),
     }
-    for name, value in found.items():
+    for name, value in figures.items():
         print(f"- {name}: {value:.4g}")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -364,8 +364,8 @@ class Captioner:
         if readable:
             encoded = self.encoder.encode(batch.pixels)
             rest = search.within(time.monotonic() - began)
-            found = rest.run(self.model, encoded, self.vocabulary.decode)
-            results = dict(zip(readable, found, strict=True))
+            candidates = rest.run(self.model, encoded, self.vocabulary.decode)
+            results = dict(zip(readable, candidates, strict=True))
         return [
             self._caption(name, search, *results.get(place, ((), ())), batch.errors[place])
             for place, name in enumerate(batch.names)

@@ -212,17 +212,17 @@ def find_images(
     Raises:
         UsageError: a path does not exist, a folder cannot be read or holds no image.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for path in map(Path, paths):
         # Unlike the methods of a Path, these take what may not be looked at for what is not there.
         if os.path.isdir(path):
-            found.extend(_walk(path, missing_ok, {} if skipped is None else skipped))
+            images.extend(_walk(path, missing_ok, {} if skipped is None else skipped))
         elif missing_ok or os.path.isfile(path):
-            found.append(path)
+            images.append(path)
         else:
             what = "is neither a file nor a folder" if os.path.exists(path) else "does not exist"
             raise UsageError(f"{path} {what}", hint="name image files, or folders of them")
-    return found
+    return images
 
 
 def _walk(folder: Path, missing_ok: bool, skipped: dict[str, int]) -> list[Path]:
@@ -674,8 +674,8 @@ def _prolonged(jpeg: bytes) -> bytes:
     while (kind := jpeg[at + 1]) != _SCAN:
         restarts |= kind == _RESTART_INTERVAL
         at += 1 if kind == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    found = _END_OF_CODE.search(jpeg, at + 2)
-    end = found.start() if found else len(jpeg)
+    marker = _END_OF_CODE.search(jpeg, at + 2)
+    end = marker.start() if marker else len(jpeg)
     noise = _NOISE
     if restarts:  # a decoder that waits for the next restart marker skips what is before it
         noise += bytes([0xFF, 0xD0 + len(_RESTART.findall(jpeg, at, end)) % 8]) + noise

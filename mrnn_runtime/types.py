@@ -6,8 +6,8 @@ d feature size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar
 
 from mrnn_runtime.errors import UsageError
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 # One image: a path, the bytes of a file, a file opened in binary mode, an image of Pillow, or an
 # array uint8 [h, w, 3] RGB.
 ImageSource: TypeAlias = "str | Path | bytes | BinaryIO | Image | NDArray[np.uint8]"
+
+T = TypeVar("T")
+
+# Of the encoder's input: more would keep a machine busy for ever, or fill its memory.
+MOST_PIXELS_A_SIDE = 4096
 
 # The tokens that are no words, in the order of their ids.
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -88,20 +93,29 @@ class Scores:
     log_probs: NDArray[np.float32] | None = None
 
 
-# The closed range of every option that is a number: more would keep a machine busy for ever, fill
-# its memory, or mean nothing.
-_WHOLE = {
-    "beam_size": (1, 1000),
-    "n_best": (1, 1000),
-    "min_length": (1, 1000),
-    "max_length": (1, 1000),
-    "no_repeat_ngram": (0, 1000),
-    "top_k": (0, 1_000_000),
-    "seed": (0, 2**63 - 1),
-    "deadline_ms": (0, 86_400_000),
-}
-_REAL = {"length_penalty": (0.0, 10.0), "temperature": (0.01, 100.0), "top_p": (1e-6, 1.0)}
-_VOTES = (1, 100_000)
+def _within(default: T, least: float, most: float) -> T:
+    """Return a field whose closed range ``_check_ranges`` enforces.
+
+    More would keep a machine busy for ever, fill its memory, or mean nothing.
+    """
+    return field(default=default, metadata={"range": (least, most)})
+
+
+def _check_ranges(options: DecodeOptions | RerankOptions) -> None:
+    """Refuse numbers of the wrong type or out of range; None is none."""
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if "range" not in each.metadata or (value is None and each.default is None):
+            continue
+        low, high = each.metadata["range"]
+        is_real = isinstance(each.default, float)
+        kinds = int | float if is_real else int
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            is_long = isinstance(value, int) and value.bit_length() > 64  # Python does not print it
+            raise UsageError(
+                f"{each.name} must be a {'number' if is_real else 'whole number'} in"
+                f" {low}..{high}, not {'one so large' if is_long else repr(value):.40}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,36 +153,29 @@ class DecodeOptions:
         UsageError: a value is of the wrong type or out of range, or two do not fit together.
     """
 
-    beam_size: int = 5
-    n_best: int = 1
-    min_length: int = 1
-    max_length: int = 20
-    length_penalty: float = 0.0
+    beam_size: int = _within(5, 1, 1000)
+    n_best: int = _within(1, 1, 1000)
+    min_length: int = _within(1, 1, 1000)
+    max_length: int = _within(20, 1, 1000)
+    length_penalty: float = _within(0.0, 0, 10)
     exact: bool = False
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: int = _within(0, 0, 1000)
     banned: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    deadline_ms: int = 0
+    temperature: float = _within(1.0, 0.01, 100)
+    top_k: int = _within(0, 0, 1_000_000)
+    top_p: float = _within(1.0, 1e-6, 1)
+    seed: int = _within(0, 0, 2**63 - 1)
+    deadline_ms: int = _within(0, 0, 86_400_000)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done, here and nowhere else."""
-        for name, (least, most) in _WHOLE.items():
-            _check_whole(name, getattr(self, name), least, most)
-        for name, (low, high) in _REAL.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UsageError(f"{name} must be a number, not {value!r}")
-            if not low <= value <= high:  # also refuses nan
-                raise UsageError(f"{name} must lie in {low:g}..{high:g}, not {value!s:.40}")
+        _check_ranges(self)
         if not isinstance(self.exact, bool):
             raise UsageError(f"exact must be True or False, not {self.exact!r}")
         for name in ("banned", "prefix"):
             ids = getattr(self, name)
-            if not isinstance(ids, tuple) or not all(_is_whole(token, 0) for token in ids):
+            if not isinstance(ids, tuple) or not all(type(i) is int and i >= 0 for i in ids):
                 raise UsageError(f"{name} must be a tuple of token ids, not {ids!r}")
         if self.max_length < self.min_length:
             raise UsageError(
@@ -225,28 +232,14 @@ class RerankOptions:
         UsageError: k or m is no whole number of at least 1.
     """
 
-    k: int | None = None
-    m: int | None = None
+    k: int | None = _within(None, 1, 100_000)
+    m: int | None = _within(None, 1, 100_000)
     references: Path | None = None
     leave_one_out: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
-        for name in ("k", "m"):
-            if (value := getattr(self, name)) is not None:
-                _check_whole(name, value, *_VOTES)
-
-
-def _check_whole(name: str, value: object, least: int, most: int) -> None:
-    if not _is_whole(value, least) or value > most:  # type: ignore[operator]
-        is_long = isinstance(value, int) and value.bit_length() > 64  # Python does not print it
-        shown = "one so large" if is_long else f"{value!r:.40}"
-        raise UsageError(f"{name} must be a whole number in {least}..{most}, not {shown}")
-
-
-def _is_whole(value: object, least: int) -> bool:
-    """Say whether ``value`` is an int (True and False are none) of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        _check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,8 +393,10 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         """Refuse a recipe that the runtime does not know."""
-        if not (1 <= self.height <= 4096 and 1 <= self.width <= 4096):
-            raise UsageError(f"preprocess size {self.height} x {self.width} lies outside 1..4096")
+        if not all(1 <= side <= MOST_PIXELS_A_SIDE for side in (self.height, self.width)):
+            raise UsageError(
+                f"preprocess size {self.height} x {self.width} lies outside 1..{MOST_PIXELS_A_SIDE}"
+            )
         if self.resize not in ("squash", "crop"):
             raise UsageError(f"unknown resize rule {self.resize!r}", hint="use squash or crop")
         if self.interpolation not in ("bilinear", "bicubic"):

@@ -3,7 +3,8 @@
     python tests/count_lines.py [FOLDER]
 
 A line counts where a token of code is on it; a docstring is no code. What ``load`` and ``caption``
-reach is everything but ``cli/``, ``testing/`` and ``retrieval/``.
+reach is everything but ``cli/``, ``testing/``, ``retrieval/`` and ``build.py``: a test makes sure
+that these are not imported then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 RUNTIME = Path(__file__).parents[1] / "mrnn_runtime"
-NOT_REACHED = {"cli", "testing", "retrieval"}
+NOT_REACHED = ("build.py", "cli/", "retrieval/", "testing/")
 LIMITS = {"reached by load and caption": 3000, "mrnn_runtime": 5000}
 _NO_CODE = {
     tokenize.COMMENT,
@@ -60,7 +61,7 @@ def main() -> None:
     for room, lines in rooms.most_common():
         print(f"{room:<28} {lines:>6,}")
     whole = rooms.total()
-    reached = whole - sum(rooms[f"{room}/"] for room in NOT_REACHED)
+    reached = whole - sum(rooms[room] for room in NOT_REACHED)
     for (name, limit), lines in zip(LIMITS.items(), (reached, whole), strict=True):
         print(f"{name:<28} {lines:>6,}  of {limit:,}")
 

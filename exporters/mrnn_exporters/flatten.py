@@ -139,18 +139,19 @@ def _compare(captioner: Captioner, made: FlatModel, decoder: str, options: Decod
     size = captioner.bundle.preprocess
     images = golden_images(size.height, size.width)
     names = [output.name for output in made.session.outputs]
-    found = dict(zip(names, made.session.run(names, {"image": images}), strict=True))
+    outputs = dict(zip(names, made.session.run(names, {"image": images}), strict=True))
     encoded = captioner.encoder.encode(images)
     for i, candidates in enumerate(captioner.decode(encoded, decoder=decoder, options=options)):
         for j, candidate in enumerate(candidates):
-            words = found["token"][i, j, : found["length"][i, j]].tolist()
+            words = outputs["token"][i, j, : outputs["length"][i, j]].tolist()
             same = (
                 tuple(words) == candidate.tokens
-                and found["finished"][i, j] == candidate.finished
-                and "".join(found["caption"][i, j]) == captioner.vocabulary.decode(candidate.tokens)
+                and outputs["finished"][i, j] == candidate.finished
+                and "".join(outputs["caption"][i, j])
+                == captioner.vocabulary.decode(candidate.tokens)
             )
             if not same or not np.isclose(
-                float(found["log_prob"][i, j]), candidate.log_prob, rtol=1e-6, atol=TOLERANCE
+                float(outputs["log_prob"][i, j]), candidate.log_prob, rtol=1e-6, atol=TOLERANCE
             ):
                 raise BundleError(
                     f"the graph of {captioner.bundle.name} does not find the captions of decoder"

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.bundle import checksums
+from mrnn_runtime.bundle.checksums import CheckedFolder, unfilled
 from mrnn_runtime.bundle.manifest import MANIFEST, REFERENCES, parse
 from mrnn_runtime.errors import BundleError
 
@@ -30,15 +30,14 @@ def load_bundle(folder: Path | str) -> Bundle:
     Raises:
         BundleError: the folder is no bundle, or a damaged, unsafe or newer one.
     """
-    root = Path(os.path.realpath(folder))
-    if not (root / MANIFEST).is_file():
+    checked = _checked(folder)
+    if not (checked.root / MANIFEST).is_file():
         raise BundleError(
             f"{folder} is no bundle: it holds no {MANIFEST}",
             hint="name the folder of a bundle, or a model that `mrnn models` lists",
         )
-    bundle = parse(root, checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT))
-    spare = set(REFERENCES) - {bundle.references}
-    checksums.check_files(root, MANIFEST, bundle.files, _HINT, spare=spare)
+    bundle = parse(checked.root, checked.read())
+    checked.check(bundle.files, spare=set(REFERENCES) - {bundle.references})
     return bundle
 
 
@@ -48,8 +47,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     Raises:
         BundleError: ``bundle.json`` is missing, damaged or newer.
     """
-    root = Path(os.path.realpath(folder))
-    return checksums.unfilled(checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT))
+    return unfilled(_checked(folder).read())
 
 
 def write_manifest(folder: Path | str, manifest: Mapping[str, Any]) -> None:
@@ -59,19 +57,16 @@ def write_manifest(folder: Path | str, manifest: Mapping[str, Any]) -> None:
 
     Args:
         folder: where the bundle's other files lie already. Hidden files are no part of a bundle.
-        manifest: the fields of ``bundle.json``; ``format``, ``files`` and the seal come from here.
+        manifest: the fields of ``bundle.json``; ``format``, ``files`` and checksums come from here.
             Of the two folders that references may lie in, only the one that it names is listed.
 
     Raises:
         BundleError: a field is missing or wrong, or a file has a name or place that no bundle has.
     """
-    root = Path(os.path.realpath(folder))
-    checksums.write_manifest(
-        root,
-        MANIFEST,
-        manifest,
-        FORMAT_VERSION,
-        _HINT,
-        lambda top: parse(root, top),
-        spare=set(REFERENCES) - {manifest.get("references", REFERENCES[0])},
-    )
+    checked = _checked(folder)
+    spare = set(REFERENCES) - {manifest.get("references", REFERENCES[0])}
+    checked.write(manifest, lambda top: parse(checked.root, top), spare=spare)
+
+
+def _checked(folder: Path | str) -> CheckedFolder:
+    return CheckedFolder(Path(os.path.realpath(folder)), MANIFEST, FORMAT_VERSION, _HINT)

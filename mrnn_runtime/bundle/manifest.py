@@ -14,7 +14,7 @@ from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mrnn_runtime.bundle.fields import Fields
@@ -25,8 +25,6 @@ TOKENIZER = "tokenizer.json"
 # Where references may lie. Other references are written into the folder that is free, and used as
 # soon as the manifest names it: a bundle loads at every moment of the exchange.
 REFERENCES = ("references", "references-2")
-# A bundle that asks for more than this would keep a machine busy for ever, or fill its memory.
-MOST_PIXELS_A_SIDE = 4096
 DTYPES = ("bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
 
 
@@ -165,7 +163,10 @@ def parse(folder: Path, top: Fields) -> Bundle:
         cell=_graph(top.fields("cell")),
         readout=_graph(top.fields("readout")) if "readout" in top.values else None,
         image_inputs=top.names("image_inputs"),
-        state=tuple(map(_state, top.each("state"))),
+        state=tuple(
+            StateSpec(node.text("input"), node.text("output"), node.text("init"))
+            for node in top.each("state")
+        ),
         tokens=_tokens(top, size),
         vocabulary_size=size,
         decoder=decode.text("decoder"),
@@ -181,24 +182,22 @@ def parse(folder: Path, top: Fields) -> Bundle:
     for name in (*(graph.file for graph in graphs), TOKENIZER):
         if name not in bundle.files:
             raise top.wrong("files", f"must list {name}")
-    _check_encoder(bundle, top)
-    _check_images_and_states(bundle, top)
-    _check_cell(bundle, top)
-    if bundle.readout is not None:
-        _check_readout(bundle, bundle.readout, top)
+    _check_graphs(bundle, top)
     return bundle
 
 
 def _preprocess(top: Fields) -> Preprocess:
     node = top.fields("preprocess")
-    height, width = node.integer("height"), node.integer("width")
-    if max(height, width) > MOST_PIXELS_A_SIDE:
-        raise top.wrong("preprocess", f"must ask for at most {MOST_PIXELS_A_SIDE} pixels a side")
-    reduced = node.values.get("reduced", False)  # bundles that are older do not say
-    if not isinstance(reduced, bool):
-        raise node.wrong("reduced", "must be true or false")
+    # Bundles that are older do not say.
+    reduced = node.take("reduced", bool, "true or false") if "reduced" in node.values else False
     try:
-        return Preprocess(height, width, node.text("resize"), node.text("interpolation"), reduced)
+        return Preprocess(
+            height=node.integer("height"),
+            width=node.integer("width"),
+            resize=node.text("resize"),
+            interpolation=node.text("interpolation"),
+            reduced=reduced,
+        )
     except UsageError as error:
         raise top.wrong("preprocess", f"is refused: {error}") from error
 
@@ -240,11 +239,9 @@ def _rerank_options(node: Fields) -> dict[str, RerankOptions]:
     options = {}
     for name in node.values:
         own = node.fields(name)
-        given: dict[str, Any] = {"k": None, "m": None}
-        for key in own.values:
-            if key not in given:
-                raise own.wrong(key, f"is no option; the options are {', '.join(given)}")
-            given[key] = own.integer(key, 1)
+        for key in set(own.values) - {"k", "m"}:
+            raise own.wrong(key, "is no option; the options are k, m")
+        given: dict[str, Any] = {key: own.integer(key, 1) for key in own.values}
         options[name] = RerankOptions(**given)
     return options
 
@@ -276,10 +273,6 @@ def _references(top: Fields, files: Mapping[str, FileFact]) -> str | None:
     return name if any(file.startswith(f"{name}/") for file in files) else None
 
 
-def _state(node: Fields) -> StateSpec:
-    return StateSpec(node.text("input"), node.text("output"), node.text("init"))
-
-
 def _graph(node: Fields) -> GraphSpec:
     return GraphSpec(node.text("file"), _tensors(node, "inputs"), _tensors(node, "outputs"))
 
@@ -301,24 +294,46 @@ def _tensor(node: Fields) -> TensorSpec:
     return TensorSpec(node.text("name"), dtype, tuple(shape))
 
 
-def _check_encoder(bundle: Bundle, top: Fields) -> None:
+def _check_graphs(bundle: Bundle, top: Fields) -> None:
+    """Check that each graph takes and gives what it must, as the others have it."""
     size = (bundle.preprocess.height, bundle.preprocess.width, 3)
-    match bundle.encoder.inputs:
-        case (TensorSpec(dtype="uint8", shape=(str(), *rest)),) if tuple(rest) == size:
-            pass
-        case _:
-            wanted = f"[n, {size[0]}, {size[1]}, 3], as preprocess says"
-            raise top.wrong("encoder.inputs", f"must be one tensor, uint8 {wanted}")
-    outputs = {tensor.name: tensor for tensor in bundle.encoder.outputs}
-    match outputs.get("reference_feature"):
-        case TensorSpec(dtype="float32", shape=(str(), int())):
-            pass
-        case _:
-            raise top.wrong("encoder.outputs", "must hold reference_feature float32 [n, d]")
-
-
-def _check_images_and_states(bundle: Bundle, top: Fields) -> None:
+    image = next((tensor.name for tensor in bundle.encoder.inputs), "image")
+    _expect(top, "encoder.inputs", bundle.encoder.inputs, TensorSpec(image, "uint8", ("n", *size)))
     encoded = {tensor.name: tensor for tensor in bundle.encoder.outputs}
+    feature = encoded.get("reference_feature")
+    if feature is None or not _fits(feature, TensorSpec("", "float32", ("n", feature.shape[-1]))):
+        raise top.wrong("encoder.outputs", "must hold reference_feature float32 [n, d]")
+    _check_feeds(bundle, encoded, top)
+    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
+    images = [inputs[name] for name in bundle.image_inputs]
+    states = [inputs[state.input] for state in bundle.state]
+    token, k = TensorSpec("token", "int64", ("r",)), TensorSpec("k", "int64", (1,))
+    _expect(top, "cell.inputs", bundle.cell.inputs, token, k, *images, *states)
+    width = bundle.vocabulary_size
+    outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
+    _expect(
+        *(top, "cell.outputs", bundle.cell.outputs),
+        TensorSpec("log_probs", "float32", ("r", width)),
+        TensorSpec("best_values", "float32", ("r", "k")),
+        TensorSpec("best_ids", "int64", ("r", "k")),
+        *(outputs[state.output] for state in bundle.state),
+    )
+    if bundle.readout is not None:  # it may leave out states
+        names = {tensor.name for tensor in bundle.readout.inputs}
+        read = [state for state in states if state.name in names]
+        _expect(top, "readout.inputs", bundle.readout.inputs, token, *images, *read)
+        scores = TensorSpec("log_probs", "float32", ("t", "n", width))
+        _expect(top, "readout.outputs", bundle.readout.outputs, scores)
+
+
+def _expect(top: Fields, key: str, declared: Sequence[TensorSpec], *wanted: TensorSpec) -> None:
+    if not same_tensors(declared, wanted):
+        must, are = ("; ".join(map(str, tensors)) for tensors in (wanted, declared))
+        raise top.wrong(key, f"must be: {must}; but they are: {are or 'none'}")
+
+
+def _check_feeds(bundle: Bundle, encoded: Mapping[str, TensorSpec], top: Fields) -> None:
+    """Check that image inputs and states are there, and are what the cell takes."""
     inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
     outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
     pairs = [
@@ -348,50 +363,6 @@ def _fits(source: TensorSpec, sink: TensorSpec) -> bool:
             sizes_fit = one == other and all(isinstance(size, int) for size in one)
             return sizes_fit and source.dtype == sink.dtype
     return False
-
-
-def _check_cell(bundle: Bundle, top: Fields) -> None:
-    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
-    outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
-    width = bundle.vocabulary_size
-    wanted_inputs = [
-        TensorSpec("token", "int64", ("r",)),
-        TensorSpec("k", "int64", (1,)),
-        *(inputs[name] for name in bundle.image_inputs),
-        *(inputs[state.input] for state in bundle.state),
-    ]
-    wanted_outputs = [
-        TensorSpec("log_probs", "float32", ("r", width)),
-        TensorSpec("best_values", "float32", ("r", "k")),
-        TensorSpec("best_ids", "int64", ("r", "k")),
-        *(outputs[state.output] for state in bundle.state),
-    ]
-    for key, found, wanted in (
-        ("cell.inputs", bundle.cell.inputs, wanted_inputs),
-        ("cell.outputs", bundle.cell.outputs, wanted_outputs),
-    ):
-        if not same_tensors(found, wanted):
-            raise top.wrong(
-                key,
-                f"must be, with a vocabulary_size of {width}: {'; '.join(map(str, wanted))};"
-                f" but they are: {'; '.join(map(str, found))}",
-            )
-
-
-def _check_readout(bundle: Bundle, readout: GraphSpec, top: Fields) -> None:
-    inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
-    taken = [tensor.name for tensor in readout.inputs]
-    states = [state.input for state in bundle.state if state.input in taken]
-    wanted = [
-        TensorSpec("token", "int64", ("t",)),
-        *(inputs[name] for name in (*bundle.image_inputs, *states)),
-    ]
-    if not same_tensors(readout.inputs, wanted):
-        words = "must be token, all image inputs and some of the states, as the cell has them"
-        raise top.wrong("readout.inputs", words)
-    scores = TensorSpec("log_probs", "float32", ("t", "n", bundle.vocabulary_size))
-    if not same_tensors(readout.outputs, [scores]):
-        raise top.wrong("readout.outputs", f"must be {scores}")
 
 
 def same_tensors(some: Iterable[TensorSpec], others: Iterable[TensorSpec]) -> bool:

@@ -61,12 +61,12 @@ class Vocabulary:
         Raises:
             BundleError: it has another size, or the special tokens have other ids.
         """
-        found = (self.size, *self._specials)
+        own = (self.size, *self._specials)
         wanted = (size, tokens.pad, tokens.bos, tokens.eos, tokens.unk)
-        if found != wanted:
+        if own != wanted:
             names = ", ".join(("size", *SPECIAL_TOKENS))
             raise BundleError(
-                f"{self._path} does not belong to this model: {names} are {found}, not {wanted}",
+                f"{self._path} does not belong to this model: {names} are {own}, not {wanted}",
                 hint="export the bundle again",
             )
 
@@ -82,7 +82,7 @@ class Vocabulary:
         normalise = self._tokenizer.normalizer
         (unknown,) = self._specials[-1:]
         more: dict[str, int] = {}
-        found = []
+        encoded = []
         for text, encoding in zip(
             texts,
             self._tokenizer.encode_batch(list(texts), add_special_tokens=False),
@@ -94,8 +94,8 @@ class Vocabulary:
                     word = text[start:stop]
                     word = normalise.normalize_str(word) if normalise else word
                     ids[place] = more.setdefault(word, self.size + len(more))
-            found.append(ids)
-        return found
+            encoded.append(ids)
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of word ids, ``'s`` and the like glued on, special tokens left out.

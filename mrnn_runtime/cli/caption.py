@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from mrnn_runtime.cli import files, results, sidecars, watching
+from mrnn_runtime.cli import files, options, results, sidecars, watching
 from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli.options import flag, option
 from mrnn_runtime.cli.targets import Targets
 from mrnn_runtime.errors import UsageError
 
@@ -33,6 +34,7 @@ mrnn caption --watch photos/ --sidecar xmp
 
 
 def caption(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -42,144 +44,93 @@ def caption(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="An installed model, or the folder of a bundle. Without it: the only installed "
-            "model, else the one that MRNN_MODEL names, else everyday.",
-            rich_help_panel="Model",
-        ),
-    ] = None,
-    provider: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda|tensorrt",
-            help="Where to run. Only auto may fall back, and it says so.",
-        ),
-    ] = "auto",
+    model: options.Model = None,
+    provider: options.Provider = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Batches that are worked on at once, changes no caption; else one a core, and 1 "
-            "for one image.",
+        option(
+            "N",
+            "Batches that are worked on at once, changes no caption; else one a core, and 1 for one"
+            " image.",
         ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="CPU threads of each graph; 0 is one a core. Else 1, or 0 for one image.",
-        ),
+        option("N", "CPU threads of each graph; 0 is one a core. Else 1, or 0 for one image."),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="B", help="Images of a batch; changes no caption.")
-    ] = 4,
+    batch_size: Annotated[int, option("B", "Images of a batch; changes no caption.")] = 4,
     readers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Threads that read the next photos; 0: each worker reads its own. Else 2 a worker "
-            "and 2 more.",
+        option(
+            "N",
+            "Threads that read the next photos; 0: each worker reads its own. Else 2 a worker and"
+            " 2 more.",
         ),
     ] = None,
     memory: Annotated[
-        int,
-        typer.Option(
-            metavar="MB", help="What photos that are read may take; one that needs more fails."
-        ),
+        int, option("MB", "What photos that are read may take; one that needs more fails.")
     ] = 1200,
     decoder: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How to search; mrnn plugins lists decoders and rerankers.",
-            rich_help_panel="Search (what a decoder does not use, it ignores)",
+        option(
+            "NAME",
+            "How to search; mrnn plugins lists decoders and rerankers.",
+            "Search (what a decoder does not use, it ignores)",
         ),
     ] = None,
-    beam_size: Annotated[
-        int | None, typer.Option(metavar="K", help="Hypotheses kept per image.")
-    ] = None,
+    # The names of DecodeChanges; this function takes their values from the context.
+    beam_size: Annotated[int | None, option("K", "Hypotheses kept per image.")] = None,
     n_best: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Candidates per image, at most; the number of samples."),
+        int | None, option("N", "Candidates per image, at most; the number of samples.")
     ] = None,
-    prefix: Annotated[
-        str, typer.Option(metavar="TEXT", help="How every caption starts.", show_default=False)
-    ] = "",
-    ban: Annotated[
+    prefix: Annotated[str | None, option("TEXT", "How every caption starts.")] = None,
+    banned_words: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD", help="A word that no caption contains; may be repeated."),
+        typer.Option(
+            "--ban", metavar="WORD", help="A word that no caption contains; may be repeated."
+        ),
     ] = None,
-    min_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Words per caption, at least.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(metavar="N", help="Words per caption, at most.")
-    ] = None,
+    min_length: Annotated[int | None, option("N", "Words per caption, at least.")] = None,
+    max_length: Annotated[int | None, option("N", "Words per caption, at most.")] = None,
     length_penalty: Annotated[
-        float | None,
-        typer.Option(metavar="A", help="Rank by log_prob / length ** A; 0 is the plain sum."),
+        float | None, option("A", "Rank by log_prob / length ** A; 0 is the plain sum.")
     ] = None,
     exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact",
-            help="With a length penalty, search on until no hypothesis can win any more.",
-        ),
-    ] = False,
+        bool | None,
+        flag("--exact", "With a length penalty, search on until no hypothesis can win any more."),
+    ] = None,
     no_repeat_ngram: Annotated[
-        int | None, typer.Option(metavar="N", help="No n-gram of this size twice; 0 allows all.")
+        int | None, option("N", "No n-gram of this size twice; 0 allows all.")
     ] = None,
     deadline_ms: Annotated[
         int | None,
-        typer.Option(
-            metavar="MS",
-            help="After so long, take what is there; a batch shares it. 0: no deadline.",
-        ),
+        option("MS", "After so long, take what is there; a batch shares it. 0: no deadline."),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(
-            metavar="T",
-            help="Below 1 sharper, above 1 flatter.",
-            rich_help_panel="Sampling (decoder sample)",
-        ),
+        option("T", "Below 1 sharper, above 1 flatter.", "Sampling (decoder sample)"),
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(metavar="K", help="Among the K best words only; 0 is all.")
-    ] = None,
+    top_k: Annotated[int | None, option("K", "Among the K best words only; 0 is all.")] = None,
     top_p: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Among the fewest words that hold this probability."),
+        float | None, option("P", "Among the fewest words that hold this probability.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Another seed, other samples.")
-    ] = None,
+    seed: Annotated[int | None, option("N", "Another seed, other samples.")] = None,
     reranker: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Who chooses among all that the beam holds; or none.",
-            rich_help_panel="Reranking",
-        ),
+        option("NAME", "Who chooses among all that the beam holds; or none.", "Reranking"),
     ] = None,
     references: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Captioned photos to ask, instead of the model's own."),
+        Path | None, option("DIR", "Captioned photos to ask, instead of the model's own.")
     ] = None,
-    neighbours: Annotated[
-        int | None, typer.Option(metavar="K", help="How many of the nearest of them vote.")
-    ] = None,
+    neighbours: Annotated[int | None, option("K", "How many of the nearest of them vote.")] = None,
     votes: Annotated[
-        int | None, typer.Option(metavar="M", help="How many of their most similar captions count.")
+        int | None, option("M", "How many of their most similar captions count.")
     ] = None,
     leave_one_out: Annotated[
-        bool, typer.Option("--leave-one-out", help="The photo itself has no vote.")
+        bool, flag("--leave-one-out", "The photo itself has no vote.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say which reference photos voted (jsonl, report).")
+        bool, flag("--explain", "Say which reference photos voted (jsonl, report).")
     ] = False,
     min_confidence: Annotated[
         float | None,
@@ -257,7 +208,7 @@ def caption(
     """
     from mrnn_runtime.captioner import load
     from mrnn_runtime.engine.sessions import cores
-    from mrnn_runtime.types import RerankOptions
+    from mrnn_runtime.types import DecodeChanges, RerankOptions
 
     skipped: Counter[str] = Counter()
     if watch:
@@ -287,23 +238,9 @@ def caption(
         if workers is None:  # a graph with threads for all cores leaves none for a second worker
             workers = 1 if alone or threads == 0 else max(1, cores() // threads)
         captioner = load(model, provider=provider, threads=threads)
-        options = captioner.options(
-            beam_size=beam_size,
-            n_best=n_best,
-            min_length=min_length,
-            max_length=max_length,
-            length_penalty=length_penalty,
-            exact=exact or None,
-            no_repeat_ngram=no_repeat_ngram,
-            banned_words=ban or (),
-            prefix=prefix,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            deadline_ms=deadline_ms,
-        )
-        shown = options.n_best
+        changes = {name: context.params[name] for name in DecodeChanges.__annotations__}
+        search = captioner.options(**cast("DecodeChanges", changes))
+        shown = search.n_best
         if (reranker or captioner.bundle.reranker or "none") == "none":
             if explain or rerank != RerankOptions():
                 raise UsageError(
@@ -312,10 +249,10 @@ def caption(
                     hint="name one, for example --reranker consensus-cider",
                 )
         elif report is not None:  # which shows all that the reranker chose among
-            options = replace(options, n_best=max(options.n_best, options.beam_size))
+            search = replace(search, n_best=max(search.n_best, search.beam_size))
         if min_confidence is not None:
             calibration = captioner.bundle.calibration
-            if not (calibration and calibration.fits(decoder or captioner.bundle.decoder, options)):
+            if not (calibration and calibration.fits(decoder or captioner.bundle.decoder, search)):
                 raise UsageError(
                     f"{captioner.bundle.name} has no confidence for this search",
                     hint="use another model, or its own --decoder and --beam-size",
@@ -331,12 +268,12 @@ def caption(
             reranker=reranker,
             rerank=rerank,
             explain=explain,
-            options=options,
+            options=search,
         )
         speech.detail(
             f"{captioner.bundle.name} {captioner.bundle.version} on {captioner.encoder.provider};"
             f" decoder {decoder or captioner.bundle.decoder},"
-            f" reranker {reranker or captioner.bundle.reranker or 'none'}, {options};"
+            f" reranker {reranker or captioner.bundle.reranker or 'none'}, {search};"
             f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
         )
         if watch:
@@ -370,15 +307,15 @@ def _images(paths: list[str], skipped: Counter[str]) -> list[Path]:
     """
     from mrnn_runtime.images import find_images
 
-    found: list[Path] = []
+    images: list[Path] = []
     for path in files.expanded(paths):
         if path != "-":
-            found += find_images([path], skipped=skipped)
+            images += find_images([path], skipped=skipped)
             continue
         if sys.stdin is None:
             raise UsageError("stdin is closed, so - names no images", hint="name them as arguments")
         for line in sys.stdin:
             named = Path(line.rstrip("\r\n"))
             if line.strip():
-                found += find_images([named], missing_ok=True, skipped=skipped)
-    return found
+                images += find_images([named], missing_ok=True, skipped=skipped)
+    return images

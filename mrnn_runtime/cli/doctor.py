@@ -7,11 +7,11 @@ import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from mrnn_runtime.cli import output
+from mrnn_runtime.cli import options, output
 from mrnn_runtime.plugins.manager import manager
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _LEAST_MB = 400
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and how to fix the rest.
 
@@ -53,8 +53,7 @@ def doctor(
     models = list(manager().components("models"))
     works = [probe.word for probe in probes if probe.works]
     memory = _memory()
-    available = memory.get("available", _LEAST_MB)
-    problems = _problems(list(wheels), probes, models, available)
+    problems = _problems(list(wheels), probes, models, memory.get("available", _LEAST_MB))
     ready = "cpu" in works
     facts: dict[str, object] = {
         "mrnn-runtime": __version__,

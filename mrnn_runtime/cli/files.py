@@ -69,16 +69,16 @@ def expanded(paths: Iterable[str]) -> list[str]:
     Raises:
         UsageError: nothing fits a pattern.
     """
-    found: list[str] = []
+    places: list[str] = []
     for path in paths:
         if os.path.lexists(path) or not glob.has_magic(path):
-            found.append(path)
+            places.append(path)
             continue
         fitting = sorted(glob.glob(path, recursive=True))
         if not fitting:
             raise UsageError(f"nothing fits {path}", hint="** stands for any number of folders")
-        found += fitting
-    return found
+        places += fitting
+    return places
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from mrnn_runtime.bundle.loading import load_bundle
-from mrnn_runtime.cli import output
+from mrnn_runtime.cli import options, output
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins.manager import manager
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the installed models, and what each costs.
 
@@ -87,12 +87,7 @@ def verify(
             metavar="MODEL", help="A name, a bundle's folder, or a file of mrnn flatten."
         ),
     ],
-    provider: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
-        ),
-    ] = "auto",
+    provider: options.Provider = "auto",
 ) -> None:
     """Check that a model is whole and computes as at export.
 

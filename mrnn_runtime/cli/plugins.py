@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import extensions, output
+from mrnn_runtime.cli import extensions, options, output
 from mrnn_runtime.errors import PluginError
 from mrnn_runtime.plugins.manager import KINDS, manager
 
@@ -30,13 +30,13 @@ def new_app() -> typer.Typer:
 
 def plugins(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: options.Json = False,
     check: Annotated[
         bool,
-        typer.Option(
+        options.flag(
             "--check",
-            help="Load everything that is offered and look for heavy imports; "
-            "exit 3 where something is wrong.",
+            "Load everything that is offered and look for heavy imports; exit 3 where something is"
+            " wrong.",
         ),
     ] = False,
 ) -> None:
@@ -119,7 +119,7 @@ def _offers(report: PluginReport) -> str:
         for kind in KINDS
     }
     names["commands"] = list(report.commands)
-    return "; ".join(f"{kind}: {_some(found)}" for kind, found in names.items() if found)
+    return "; ".join(f"{kind}: {_some(offered)}" for kind, offered in names.items() if offered)
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, BinaryIO
 
 from mrnn_runtime.bundle.atomic import replacing
@@ -110,27 +111,12 @@ def _head(result: Caption) -> str:
     facts = [f"decoder {result.decoder}"]
     facts += [f"reranker {result.reranker}"] if result.reranker else []
     facts.append(result.provider)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="mrnn-runtime">
-<link rel="icon" href="data:,">
-<title>Captions by {escape(result.model)}</title>
-<style>
-{_asset("css")}</style>
-</head>
-<body>
-<header><h1>Captions by {escape(result.model)}</h1><p>{escape(" · ".join(facts))}</p></header>
-<form class="search" role="search" hidden>
-<input id="q" type="search" aria-label="Search captions and file names" \
-placeholder="Search captions and file names" autocomplete="off" spellcheck="false">
-<output id="count" for="q"></output>
-</form>
-<main>
-"""
+    return Template(_asset("html")).substitute(
+        policy=policy,
+        model=escape(result.model),
+        style=_asset("css"),
+        facts=escape(" · ".join(facts)),
+    )
 
 
 def _photo(result: Caption) -> str:
@@ -247,5 +233,5 @@ def _is_reranked(candidates: Sequence[CaptionCandidate]) -> bool:
 
 
 def _asset(kind: str) -> str:
-    """Return the page's style (css) or script (js)."""
+    """Return the page's head (html), style (css) or script (js)."""
     return Path(__file__).with_suffix(f".{kind}").read_text("utf-8")

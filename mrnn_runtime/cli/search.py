@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrnn_runtime.cli import files, results
+from mrnn_runtime.cli import files, options, results
 from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli.options import flag, option
 from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from mrnn_runtime.retrieval.gallery import Gallery
     from mrnn_runtime.retrieval.ranking import Match
 
-_MODEL = typer.Option(metavar="NAME|DIR", help="An installed model, or the folder of a bundle.")
-_PROVIDER = typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
-_JSON = typer.Option("--json", help="Write JSON lines, with scores.")
+_Json = Annotated[bool, flag("--json", "Write JSON lines, with scores.")]
 
 SEARCH_EXAMPLES = """\b
 mrnn search "a dog runs on the beach" photos/
@@ -48,18 +47,14 @@ def search(
             "--gallery",
             metavar="DIR",
             help="Instead of PATH: encoded photos on disk, which mrnn ray index wrote.",
-            show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    provider: Annotated[str, _PROVIDER] = "auto",
+    model: options.Model = None,
+    provider: options.Provider = "auto",
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many photos to show.")] = 10,
-    as_json: Annotated[bool, _JSON] = False,
-    cache: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where encoded photos are kept.", show_default=False),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")] = False,
+    as_json: _Json = False,
+    cache: Annotated[Path | None, option("DIR", "Where encoded photos are kept.")] = None,
+    no_cache: Annotated[bool, flag("--no-cache", "Keep nothing.")] = False,
 ) -> None:
     """Find the photos that a sentence fits best.
 
@@ -95,24 +90,23 @@ def search(
 def rank(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PHOTO", help="Photos, and folders that are walked recursively."),
+        typer.Argument(metavar="PATH", help="Photos, and folders that are walked recursively."),
     ],
     sentences: Annotated[
         Path, typer.Option(metavar="FILE", help="The sentences, one a line.", show_default=False)
     ],
     background: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Photos of all kinds for P(sentence); else training photos that the model holds.",
+        option(
+            "DIR", "Photos of all kinds for P(sentence); else training photos that the model holds."
         ),
     ] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    provider: Annotated[str, _PROVIDER] = "auto",
+    model: options.Model = None,
+    provider: options.Provider = "auto",
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many sentences to show for each photo.")
     ] = 5,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: _Json = False,
 ) -> None:
     """Rank sentences for a photo.
 

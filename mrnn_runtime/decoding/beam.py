@@ -85,7 +85,7 @@ class Beam:
             rows = rows.grow(
                 parents.take(places), tokens.take(places), log_prob.take(places), state
             )
-        return [rank(found, options.n_best) for found in pool.found]
+        return [rank(candidates, options.n_best) for candidates in pool.captions]
 
 
 def _continuations(
@@ -128,7 +128,7 @@ class _Pool:
     """The captions that are done, per image, and what that means for those that are not."""
 
     def __init__(self, count: int, options: DecodeOptions) -> None:
-        self.found: list[list[Candidate]] = [[] for _ in range(count)]
+        self.captions: list[list[Candidate]] = [[] for _ in range(count)]
         self._options = options
         # Of each image's finished captions the best few, float64 [n, up to that many], rising.
         self._scores = np.empty((count, 0))
@@ -151,7 +151,7 @@ class _Pool:
         """
         image, column = np.nonzero(log_prob > -np.inf)
         self._add(rows, parents[image, column], log_prob[image, column], finished=True)
-        ended = np.full((len(self.found), log_prob.shape[1]), -np.inf)
+        ended = np.full((len(self.captions), log_prob.shape[1]), -np.inf)
         ended[active] = log_prob
         scores = ended / float(rows.length + 1) ** self._options.length_penalty
         self._scores = _largest(self._scores, scores, self._options.n_best)
@@ -197,7 +197,7 @@ class _Pool:
         for owner, words, total in zip(
             rows.owner[at].tolist(), rows.words[at].tolist(), log_prob.tolist(), strict=True
         ):
-            self.found[owner].append(
+            self.captions[owner].append(
                 make_candidate(
                     words, total, finished=finished, length_penalty=self._options.length_penalty
                 )

@@ -106,8 +106,8 @@ class Constraints:
             their log-probabilities, float64 [r, k], -inf where forbidden; the model's new state.
         """
         if self._is_late(rows):
-            nothing = np.full((len(rows), 1), -np.inf)
-            return np.zeros((len(rows), 1), np.int64), nothing, rows.state
+            forbidden = np.full((len(rows), 1), -np.inf)
+            return np.zeros((len(rows), 1), np.int64), forbidden, rows.state
         table, at, repeats = self._forbidden(rows.words)
         spare = int(np.count_nonzero(table)) + (int(np.bincount(at).max()) if at.size else 0)
         scores, state = self.model.step(

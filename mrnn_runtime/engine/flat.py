@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.bundle.manifest import MOST_PIXELS_A_SIDE
 from mrnn_runtime.engine.golden import TOLERANCES, GoldenReport
 from mrnn_runtime.engine.providers import PROVIDERS
 from mrnn_runtime.engine.sessions import Session, make_session
 from mrnn_runtime.errors import BundleError
+from mrnn_runtime.types import MOST_PIXELS_A_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -92,16 +92,16 @@ class OnnxEncoder:
             arrays = [np.concatenate(part) for part in zip(*parts, strict=True)]
         else:
             arrays = [_zeros(tensor, 0) for tensor in self._outputs.values()]
-        found = dict(zip(names, arrays, strict=True))
+        named = dict(zip(names, arrays, strict=True))
         return EncodedImages(
-            inputs={name: found[name] for name in self._inputs},
-            reference_feature=found["reference_feature"],
+            inputs={name: named[name] for name in self._inputs},
+            reference_feature=named["reference_feature"],
         )
 
     def _encode(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         arrays = self._session.run(names, {self._image.name: images})
-        found = dict(zip(names, arrays, strict=True))
-        check_outputs(self._path, self._outputs, found, len(images))
+        named = dict(zip(names, arrays, strict=True))
+        check_outputs(self._path, self._outputs, named, len(images))
         return arrays
 
 
@@ -232,15 +232,15 @@ class OnnxStepModel:
         names = ["best_values", "best_ids"] if k else []
         names += ["log_probs", *self._after] if full else self._after
         feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
-        found = dict(zip(names, self._session.run(names, feeds, self._after), strict=True))
+        computed = dict(zip(names, self._session.run(names, feeds, self._after), strict=True))
         ids_below = self.vocabulary_size
-        check_outputs(self._path, self._outputs, found, rows, k, ids_below=ids_below)
+        check_outputs(self._path, self._outputs, computed, rows, k, ids_below=ids_below)
         scores = Scores(
-            ids=found["best_ids"] if k else np.empty((rows, 0), np.int64),
-            values=found["best_values"] if k else np.empty((rows, 0), np.float32),
-            log_probs=found.get("log_probs"),
+            ids=computed["best_ids"] if k else np.empty((rows, 0), np.int64),
+            values=computed["best_values"] if k else np.empty((rows, 0), np.float32),
+            log_probs=computed.get("log_probs"),
         )
-        states = {spec.input: found[spec.output] for spec in self._bundle.state}
+        states = {spec.input: computed[spec.output] for spec in self._bundle.state}
         return scores, OnnxState({**state.arrays, **states})
 
     def _check(self, tokens: NDArray[np.int64], state: OnnxState, k: int) -> None:
@@ -303,10 +303,10 @@ class OnnxReadout:
             BundleError: the graph fails, or gives something else than bundle.json says.
         """
         feeds = {name: images.inputs[name] for name in self._bundle.image_inputs}
-        (found,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
+        (scores,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
         sizes = len(tokens), len(images)
-        check_outputs(self._path, self._outputs, {"log_probs": found}, *sizes)
-        return found
+        check_outputs(self._path, self._outputs, {"log_probs": scores}, *sizes)
+        return scores
 
 
 def _pieces(count: int) -> Iterator[slice]:
@@ -332,13 +332,13 @@ def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Ses
     fact = bundle.files[graph.file]
     digest = fact.sha256 if fact.bytes >= WORTH else ""
     session = make_session(path, provider, threads, files=files, digest=digest)
-    for kind, found, wanted in (
+    for kind, real, wanted in (
         ("inputs", session.inputs, graph.inputs),
         ("outputs", session.outputs, graph.outputs),
     ):
-        if not same_tensors(found, wanted):
+        if not same_tensors(real, wanted):
             raise BundleError(
-                f"{path} has the {kind} {'; '.join(map(str, found))};"
+                f"{path} has the {kind} {'; '.join(map(str, real))};"
                 f" bundle.json says {'; '.join(map(str, wanted))}",
                 hint="export the bundle again",
             )

@@ -80,10 +80,10 @@ def resolve(word: str) -> str:
 def _best() -> str:
     """Return ``cuda`` where it works, else ``cpu``; cached, so that the warning comes once."""
     if PROVIDERS["cuda"] in load_onnxruntime().get_available_providers():
-        found = probe("cuda")
-        if found.works:
+        probed = probe("cuda")
+        if probed.works:
             return "cuda"
-        _log.warning("running on the CPU, because CUDA does not work: %s", found.detail)
+        _log.warning("running on the CPU, because CUDA does not work: %s", probed.detail)
     elif _is_installed("onnxruntime-gpu"):
         _log.warning("running on the CPU, although onnxruntime-gpu is installed: %s", _advice())
     return "cpu"
@@ -135,9 +135,9 @@ def open_session(model: bytes, name: str, word: str, options: Any) -> Any:  # no
     except ProviderError:
         raise
     except Exception as error:
-        found = probe(word)
-        if not found.works:
-            raise ProviderError(f"{word} does not work: {found.detail}") from error
+        probed = probe(word)
+        if not probed.works:
+            raise ProviderError(f"{word} does not work: {probed.detail}") from error
         raise BundleError(
             f"{name} does not load on {word}: {one_line(error)}",
             hint="export the bundle again, or upgrade ONNX Runtime",

@@ -104,13 +104,13 @@ class PluginManager:
     def components(self, kind: Kind) -> dict[str, Component]:
         """Return what can be used of one kind, sorted by name; contested names are left out."""
         claims = self._claims()
-        found = {
+        usable = {
             component.name: component
             for report in self._reports
             for its_kind, component in report.components
             if its_kind == kind and len(claims[_one(kind), component.name]) == 1
         }
-        return dict(sorted(found.items()))
+        return dict(sorted(usable.items()))
 
     def load(self, kind: Kind, name: str) -> Any:  # noqa: ANN401 - each hook says what it must be
         """Import what is called ``name`` and return it.
@@ -186,16 +186,16 @@ class PluginManager:
         """Call the component hooks of one plugin."""
         for kind in KINDS:
             hook = f"mrnn_{kind}"
-            found: list[Component] = []
+            offered: list[Component] = []
             for impl in self._implementations(report, hook):
                 try:
-                    found.extend(cast("Iterable[Component]", impl.function()))
+                    offered.extend(cast("Iterable[Component]", impl.function()))
                 except Exception as error:
                     raise PluginError(f"{hook} raised {describe(error)}") from error
-            for component in found:
+            for component in offered:
                 if not isinstance(component, Component):
                     raise PluginError(f"{hook} gave {component!r}, which is no Component")
-            yield from ((kind, one) for one in sorted(found, key=lambda one: one.name))
+            yield from ((kind, one) for one in sorted(offered, key=lambda one: one.name))
 
     def _implementations(self, report: PluginReport, hook: str) -> list[pluggy.HookImpl]:
         caller: pluggy.HookCaller = getattr(self._pluggy.hook, hook)
@@ -264,13 +264,13 @@ def _sources() -> list[tuple[PluginReport, Callable[[], object]]]:
     from mrnn_runtime import __version__
 
     builtins = PluginReport("builtin", "mrnn-runtime", __version__, "mrnn_runtime.plugins.builtins")
-    found: list[tuple[PluginReport, Callable[[], object]]] = []
+    sources: list[tuple[PluginReport, Callable[[], object]]] = []
     for point in entry_points(group=hookspecs.PROJECT):
         dist = point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unknown")
-        found.append((PluginReport(point.name, name, version, point.value), point.load))
-    found.sort(key=lambda source: (source[0].name, source[0].dist))
-    return [(builtins, lambda: importlib.import_module(builtins.module)), *found]
+        sources.append((PluginReport(point.name, name, version, point.value), point.load))
+    sources.sort(key=lambda source: (source[0].name, source[0].dist))
+    return [(builtins, lambda: importlib.import_module(builtins.module)), *sources]
 
 
 def _check_contract(plugin: object) -> None:

@@ -110,7 +110,7 @@ def nearest(
         UsageError: a photo's feature is not finite.
     """
     mine = rounded(photos, features.numbers.dtype.name)
-    found = []
+    neighbours = []
     for start in range(0, len(mine), _PHOTOS):
         group = mine.exact(np.arange(start, min(start + _PHOTOS, len(mine))))
         for photo, likely in zip(group, _likely(features, group, k, leave_out), strict=True):
@@ -119,8 +119,8 @@ def nearest(
             counted = distances >= leave_out * np.sqrt(np.einsum("d,d->", photo, photo))
             rows, distances = likely[counted], distances[counted]
             order = np.argsort(distances, kind="stable")[:k]
-            found.append((rows[order], distances[order]))
-    return found
+            neighbours.append((rows[order], distances[order]))
+    return neighbours
 
 
 def _likely(

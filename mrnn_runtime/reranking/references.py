@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.bundle import checksums
+from mrnn_runtime.bundle.checksums import CheckedFolder, file_facts
 from mrnn_runtime.bundle.fields import read_json
 from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.errors import BundleError
@@ -25,7 +25,7 @@ from mrnn_runtime.reranking.neighbours import DTYPES, Features, nearest
 from mrnn_runtime.reranking.similarity import Frequencies, ReferenceCaptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -157,10 +157,7 @@ def save_references(
                 "sha256": bundle.files[TOKENIZER].sha256,
             },
         }
-        root = Path(os.path.realpath(folder))
-        checksums.write_manifest(
-            root, MANIFEST, values, FORMAT_VERSION, _HINT, lambda top: _check(top, bundle)
-        )
+        _checked(folder).write(values, lambda top: _check(top, bundle))
     except OSError as error:
         raise BundleError(f"{folder} cannot be written: {error}", hint="name another") from error
 
@@ -183,15 +180,16 @@ def load_references(bundle: Bundle, folder: Path | None = None) -> References:
                 hint="build some with mrnn index build, and name them with --references",
             )
         folder = bundle.folder / bundle.references
-    root = Path(os.path.realpath(folder))
+    checked = _checked(folder)
+    root = checked.root
     if not (root / MANIFEST).is_file():
         raise BundleError(
             f"{folder} holds no references: it has no {MANIFEST}",
             hint="name a folder that mrnn index build made",
         )
-    top = checksums.read_manifest(root, MANIFEST, FORMAT_VERSION, _HINT)
+    top = checked.read()
     _check(top, bundle)
-    checksums.check_files(root, MANIFEST, checksums.file_facts(top, MANIFEST), _HINT)
+    checked.check(file_facts(top, MANIFEST))
     try:
         references = _open(root)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -200,6 +198,10 @@ def load_references(bundle: Bundle, folder: Path | None = None) -> References:
     if top.fields("model").text("encoder_sha256") != bundle.files[bundle.encoder.file].sha256:
         _log.warning("the references in %s were made with another encoder file", folder)
     return references
+
+
+def _checked(folder: Path) -> CheckedFolder:
+    return CheckedFolder(Path(os.path.realpath(folder)), MANIFEST, FORMAT_VERSION, _HINT)
 
 
 def _arrays(references: References) -> dict[str, NDArray[Any]]:
@@ -240,7 +242,7 @@ def _check(top: Fields, bundle: Bundle) -> None:
     """Check that references belong to a model, by what their manifest says."""
     top.text("source")
     if not (top.integer("images") and top.integer("captions")):
-        raise top.wrong("captions", "is 0: without captions there is nobody to agree with")
+        raise top.wrong("captions", "is 0: without captions nothing can be agreed with")
     feature = top.fields("feature")
     if feature.text("dtype") not in DTYPES:
         raise feature.wrong("dtype", f"must be one of {', '.join(DTYPES)}")
@@ -253,8 +255,8 @@ def _check(top: Fields, bundle: Bundle) -> None:
             f"is {size}, but {name} of the model {bundle.name!r} has {width or 'no'} numbers",
         )
     vocabulary = top.fields("vocabulary")
-    found = vocabulary.integer("size"), vocabulary.text("sha256")
-    if found != (bundle.vocabulary_size, bundle.files[TOKENIZER].sha256):
+    made_with = vocabulary.integer("size"), vocabulary.text("sha256")
+    if made_with != (bundle.vocabulary_size, bundle.files[TOKENIZER].sha256):
         made_for = top.fields("model").text("name")
         raise top.wrong(
             "vocabulary",
@@ -263,64 +265,57 @@ def _check(top: Fields, bundle: Bundle) -> None:
 
 
 def _check_arrays(references: References, top: Fields) -> None:
-    """Check that the arrays have the types and shapes that belong together."""
+    """Check that the arrays have the types, shapes and numbers that belong together."""
     images, captions = top.integer("images"), top.integer("captions")
     feature = top.fields("feature")
-    whole = ("uint8", "uint16", "uint32", "uint64")
-    positions, frequent = references.ngrams.size, references.frequencies.ngrams.size
-    wanted: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-        "features": ((feature.text("dtype"),), (images, feature.integer("size"))),
-        "steps": (("float32",), (images,)),
-        "squares": (("float32",), (images,)),
-        "first_caption": (whole, (images + 1,)),
-        "first_ngram": (whole, (captions + 1,)),
-        "ngrams": (("uint64",), (positions,)),
-        "lengths": (whole, (captions,)),
-        "norms": (("float32",), (captions, 4)),
-        "frequent_ngrams": (("uint64",), (frequent,)),
-        "frequencies": (whole, (frequent,)),
-    }
     arrays = _arrays(references)
-    fits = {
-        name: arrays[name].dtype.name in dtypes and arrays[name].shape == shape
-        for name, (dtypes, shape) in wanted.items()
+    positions, frequent = arrays["ngrams"].size, arrays["frequent_ngrams"].size
+    real, whole = ("float32",), ("uint8", "uint16", "uint32", "uint64")
+    # By name: types, shape, and the range of the numbers.
+    wanted: dict[str, tuple[tuple[str, ...], tuple[int, ...], float, float]] = {
+        "features": ((feature.text("dtype"),), (images, feature.integer("size")), -np.inf, np.inf),
+        "steps": (real, (images,), 0, _LARGEST_STEP),
+        "squares": (real, (images,), 0, _LARGEST_SQUARE),
+        "first_caption": (whole, (images + 1,), 0, captions),
+        "first_ngram": (whole, (captions + 1,), 0, positions),
+        "ngrams": (("uint64",), (positions,), 0, np.inf),
+        "lengths": (whole, (captions,), 1, _MOST_WORDS),
+        "norms": (real, (captions, 4), 0, np.inf),
+        "frequent_ngrams": (("uint64",), (frequent,), 0, np.inf),
+        "frequencies": (whole, (frequent,), 1, images),
     }
-    fits["images"] = len(references) == images
+    fits = {
+        name: arrays[name].dtype.name in dtypes
+        and arrays[name].shape == shape
+        and _within(arrays[name], *limits)
+        for name, (dtypes, shape, *limits) in wanted.items()
+    }
+    for name, last, rises in (
+        ("first_caption", captions, np.greater),
+        ("first_ngram", positions, np.greater_equal),
+        ("frequent_ngrams", None, np.greater),
+    ):
+        array = arrays[name]
+        fits[name] = fits[name] and bool(rises(array[1:], array[:-1]).all())
+        if last is not None:
+            fits[name] = fits[name] and (int(array[0]), int(array[-1])) == (0, last)
     # They are shown to users.
-    fits["images"] &= all(isinstance(i, str) and i.isprintable() for i in references.images)
-    features, frequencies = references.features, references.frequencies
-    fits["steps"] = fits["steps"] and _within(features.steps, 0, _LARGEST_STEP)
-    fits["squares"] = fits["squares"] and _within(features.squares, 0, _LARGEST_SQUARE)
-    fits["norms"] = fits["norms"] and _within(references.norms, 0, np.inf)
-    fits["frequencies"] = fits["frequencies"] and _within(frequencies.counts, 1, images)
-    if fits["features"] and features.numbers.dtype.kind == "f":
-        fits["features"] = all(np.isfinite(part).all() for part in _parts(features.numbers))
-    ngrams = frequencies.ngrams
-    if fits["frequent_ngrams"]:
-        fits["frequent_ngrams"] = bool((ngrams[1:] > ngrams[:-1]).all())
-    fits["first_caption"] = fits["first_caption"] and _rises(references.first_caption, captions)
-    first = references.first_caption
-    fits["first_caption"] = fits["first_caption"] and bool((first[1:] > first[:-1]).all())
-    fits["first_ngram"] = fits["first_ngram"] and _rises(references.first_ngram, positions)
-    fits["lengths"] = fits["lengths"] and _within(references.lengths, 1, _MOST_WORDS)
+    names = references.images
+    fits["images"] = len(names) == images and all(
+        isinstance(name, str) and name.isprintable() for name in names
+    )
     if wrong := [name for name, fine in fits.items() if not fine]:
         raise top.wrong("files", f"do not fit together: {', '.join(wrong)}")
 
 
 def _within(numbers: NDArray[Any], least: float, most: float) -> bool:
-    """Tell whether all numbers are finite and in a range."""
-    if not numbers.size:
-        return True
-    low, high = float(numbers.min()), float(numbers.max())  # either is NaN where one number is
-    return least <= low and high <= most and high < np.inf
-
-
-def _parts(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield rows, a few MB at a time."""
-    rows = max(1, 2**20 // numbers.shape[1])
-    yield from (numbers[start : start + rows] for start in range(0, len(numbers), rows))
-
-
-def _rises(first: NDArray[np.unsignedinteger[Any]], last: int) -> bool:
-    """Tell whether numbers start at 0, never fall and end at ``last``, as bounds of ranges do."""
-    return int(first[0]) == 0 and int(first[-1]) == last and bool((first[1:] >= first[:-1]).all())
+    """Tell whether all numbers are finite and in a range; few of them are in memory at a time."""
+    if numbers.dtype.kind in "iu" and most == np.inf:
+        return True  # whatever they are, so they need not be read
+    rows = max(1, 2**20 // max(1, numbers[:1].size))
+    for start in range(0, len(numbers), rows):
+        part = numbers[start : start + rows]
+        low, high = float(part.min()), float(part.max())  # either is NaN where one number is
+        if not (least <= low and high <= most and low > -np.inf and high < np.inf):
+            return False
+    return True

@@ -68,14 +68,14 @@ class Frequencies:
 
     def weights(self, ngrams: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Return ln(images / max(1, frequency)) of each n-gram, float64 [g]."""
-        found = np.ones(len(ngrams), np.int64)
+        counts = np.ones(len(ngrams), np.int64)
         if len(self.ngrams):
             place = np.searchsorted(self.ngrams, ngrams)
             place[place == len(self.ngrams)] = 0
             known = self.ngrams[place] == ngrams
-            found[known] = self.counts[place[known]]
+            counts[known] = self.counts[place[known]]
         # numpy's logarithm may depend by a bit on where in an array a number stands.
-        return np.array([math.log(self.images) - math.log(count) for count in found.tolist()])
+        return np.array([math.log(self.images) - math.log(count) for count in counts.tolist()])
 
 
 def cider_d(
@@ -172,8 +172,8 @@ def _share(hypotheses: Sequence[Sequence[int]], captions: ReferenceCaptions) -> 
     size, width = sizes(vocabulary), len(vocabulary)
     cells = np.concatenate([owners for owners, _ in mine]) * width + column
     counts = np.bincount(cells, minlength=len(hypotheses) * width)
-    found, times = np.unique(_found(vocabulary, size, captions), return_counts=True)
-    caption, ngram = np.divmod(found, max(width, 1))
+    places, times = np.unique(_shared_places(vocabulary, size, captions), return_counts=True)
+    caption, ngram = np.divmod(places, max(width, 1))
     return _Shared(
         vocabulary=vocabulary,
         size=size,
@@ -185,7 +185,7 @@ def _share(hypotheses: Sequence[Sequence[int]], captions: ReferenceCaptions) -> 
     )
 
 
-def _found(
+def _shared_places(
     vocabulary: NDArray[np.uint64], size: NDArray[np.int64], captions: ReferenceCaptions
 ) -> NDArray[np.int64]:
     """Return caption * u + n-gram for every place where a caption has one of the vocabulary."""

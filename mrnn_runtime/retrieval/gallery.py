@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,32 +78,22 @@ def open_gallery(
     Raises:
         UsageError: a path does not exist.
     """
-    found = find_images(paths)
+    files = find_images(paths)
     file = cache and cache / f"{_key(captioner.bundle, paths)}.npz"
     blank = captioner.encode([])
     known = _load(file, blank) if file else {}
-    stamps = {path: _stamp(path) for path in found}
-    fresh = [path for path in found if _name(path, stamps[path]) not in known]
+    stamps = {path: _stamp(path) for path in files}
+    fresh = [path for path in files if _name(path, stamps[path]) not in known]
     errors: dict[Path, ImageError] = {}
-    for batch in _batches(watch(iter(fresh), len(fresh))):
+    watched = iter(watch(iter(fresh), len(fresh)))
+    while batch := list(islice(watched, _PHOTOS)):
         known |= _encode(captioner, batch, stamps, errors)
-    kept = [path for path in found if path not in errors]
+    kept = [path for path in files if path not in errors]
     names = [_name(path, stamps[path]) for path in kept]
     if file and fresh:
         _save(file, {name: known[name] for name in names})
     encoded = joined([blank, *(known[name] for name in names)])
     return Gallery(tuple(kept), encoded, errors)
-
-
-def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
-    batch: list[Path] = []
-    for path in paths:
-        batch.append(path)
-        if len(batch) == _PHOTOS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _encode(
@@ -112,8 +103,8 @@ def _encode(
     errors: dict[Path, ImageError],
 ) -> dict[str, EncodedImages]:
     named = [NamedImage(str(path), path) for path in batch]
-    pixels, found = read_images(named, captioner.bundle.preprocess)
-    errors |= {path: error for path, error in zip(batch, found, strict=True) if error}
+    pixels, unreadable = read_images(named, captioner.bundle.preprocess)
+    errors |= {path: error for path, error in zip(batch, unreadable, strict=True) if error}
     readable = [path for path in batch if path not in errors]
     if not readable:
         return {}

@@ -64,11 +64,11 @@ def find_photos(
     """
     scorer = load_scorer(captioner.model, [_words(captioner, sentence)])
     scores = scorer.log_probs(gallery.images)[:, 0].tolist()
-    found = [
+    matches = [
         Match(path, sentence, score, score)
         for path, score in zip(gallery.paths, scores, strict=True)
     ]
-    return sorted(found, key=lambda match: -match.score)
+    return sorted(matches, key=lambda match: -match.score)
 
 
 def find_stored(
@@ -116,16 +116,16 @@ def rank_sentences(
             hint="name a folder of photos of all kinds that can be read",
         )
     prior = log_mean(scorer.log_probs(others))
-    found = []
+    ranked = []
     for path, numbers in zip(gallery.paths, scorer.log_probs(gallery.images), strict=True):
         order = np.argsort(prior - numbers, kind="stable")
-        found.append(
+        ranked.append(
             [
                 Match(path, sentences[i], float(numbers[i]), float(numbers[i] - prior[i]))
                 for i in order
             ]
         )
-    return found
+    return ranked
 
 
 def log_mean(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -114,8 +114,8 @@ class Scorer:
         """
         rows = np.arange(len(images))
         parts = [images.take(rows[i : i + IMAGES]) for i in range(0, len(rows), IMAGES)]
-        found = [self._some(part) for part in parts]
-        return np.concatenate(found) if found else np.empty((0, len(self.sentences)))
+        blocks = [self._some(part) for part in parts]
+        return np.concatenate(blocks) if blocks else np.empty((0, len(self.sentences)))
 
     def _some(self, images: EncodedImages) -> NDArray[np.float64]:
         tree, eos = self.sentences, self.model.tokens.eos

@@ -64,9 +64,9 @@ def log_probabilities_are_the_models_own(make: Make) -> None:
         for model, images in _cases():
             for index, row in enumerate(make().decode(model, images, options)):
                 for one in row:
-                    found = _log_prob(model, images.take(np.array([index])), one)
-                    close = math.isclose(found, one.log_prob, abs_tol=1e-3)
-                    require(close, f"{one} has log-probability {found}")
+                    log_prob = _log_prob(model, images.take(np.array([index])), one)
+                    close = math.isclose(log_prob, one.log_prob, abs_tol=1e-3)
+                    require(close, f"{one} has log-probability {log_prob}")
 
 
 def the_same_input_gives_the_same_output(make: Make) -> None:
@@ -83,8 +83,8 @@ def no_image_depends_on_its_neighbours(make: Make) -> None:
     for model, images in _cases():
         together = make().decode(model, images, OPTIONS)
         for order in ([0], [3, 1], [2, 2, 0]):
-            found = make().decode(model, images.take(np.array(order)), OPTIONS)
-            require(found == [together[i] for i in order], f"images {order} by themselves differ")
+            apart = make().decode(model, images.take(np.array(order)), OPTIONS)
+            require(apart == [together[i] for i in order], f"images {order} by themselves differ")
 
 
 def no_images_give_no_candidates(make: Make) -> None:
@@ -178,9 +178,9 @@ def _cases() -> Iterator[tuple[TableModel, EncodedImages]]:
 def _rows(make: Make, options: DecodeOptions) -> Iterator[tuple[TableModel, list[Candidate]]]:
     """Yield the candidates of every image of every case."""
     for model, images in _cases():
-        found = make().decode(model, images, options)
-        require(len(found) == len(images), f"{len(found)} lists for {len(images)} images")
-        yield from ((model, row) for row in found)
+        rows = make().decode(model, images, options)
+        require(len(rows) == len(images), f"{len(rows)} lists for {len(images)} images")
+        yield from ((model, row) for row in rows)
 
 
 def _log_prob(model: TableModel, image: EncodedImages, candidate: Candidate) -> float:

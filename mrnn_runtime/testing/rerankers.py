@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrnn_runtime.build import build_references
 from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.plugins.contracts import Reranker
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.testing.checks import TINY, require
 from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
@@ -57,8 +57,8 @@ def no_image_depends_on_its_neighbours(make: Make) -> None:
     images, candidates = _case(make)
     together = make().score(images, candidates)
     for order in ([0], [3, 1], [2, 2, 0]):
-        found = make().score(images.take(np.array(order)), [candidates[i] for i in order])
-        for i, row in zip(order, found, strict=True):
+        scores = make().score(images.take(np.array(order)), [candidates[i] for i in order])
+        for i, row in zip(order, scores, strict=True):
             require(np.allclose(row, together[i], rtol=1e-4), f"image {i} among {order} differs")
 
 

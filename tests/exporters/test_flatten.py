@@ -38,17 +38,17 @@ def assert_same(
     """Hold the file's n best of each image against the decoder's: words, text and numbers."""
     flat = open_flat(path, "cpu", threads=1)
     names = [output.name for output in flat.session.outputs]
-    found = dict(zip(names, flat.session.run(names, {"image": pixels}), strict=True))
+    result = dict(zip(names, flat.session.run(names, {"image": pixels}), strict=True))
     decoded = captioner.decode(captioner.encoder.encode(pixels), decoder=decoder, options=options)
     for i, candidates in enumerate(decoded):
-        lengths = found["length"][i]
+        lengths = result["length"][i]
         assert np.count_nonzero(lengths) == len(candidates)
         for j, one in enumerate(candidates):
-            assert tuple(found["token"][i, j, : lengths[j]].tolist()) == one.tokens
-            assert found["finished"][i, j] == one.finished
-            assert "".join(found["caption"][i, j]) == captioner.vocabulary.decode(one.tokens)
-            assert float(found["log_prob"][i, j]) == pytest.approx(one.log_prob, abs=1e-5)
-            assert float(found["score"][i, j]) == pytest.approx(one.score, abs=1e-5)
+            assert tuple(result["token"][i, j, : lengths[j]].tolist()) == one.tokens
+            assert result["finished"][i, j] == one.finished
+            assert "".join(result["caption"][i, j]) == captioner.vocabulary.decode(one.tokens)
+            assert float(result["log_prob"][i, j]) == pytest.approx(one.log_prob, abs=1e-5)
+            assert float(result["score"][i, j]) == pytest.approx(one.score, abs=1e-5)
 
 
 @st.composite
@@ -144,14 +144,14 @@ def test_onnx_runtimes_own_format_says_the_same(
     make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = make_tiny_bundle()
-    found = []
+    runs = []
     for name in ("c.onnx", "c.ort"):
         flatten.run(folder, tmp_path / name)
         session = onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
-        found.append(session.run(["token", "log_prob"], {"image": images(3)}))
+        runs.append(session.run(["token", "log_prob"], {"image": images(3)}))
         assert session.get_modelmeta().custom_metadata_map["mrnn.name"] == "tiny"
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-5)
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    np.testing.assert_allclose(runs[0][1], runs[1][1], atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.onnx", "c.ort"]
 
 

@@ -55,14 +55,14 @@ def invoke():
 
 def test_the_features_are_the_encoders(tiny_bundle: Path, corpus: Path, references: Path) -> None:
     captioner = load(tiny_bundle, provider="cpu")
-    found = load_references(captioner.bundle, references)
-    assert found.images == ("0.png", "1.png", "2.png", "3.png")
-    assert found.lengths.tolist() == [5, 4, 8, 2, 1, 6, 2]
+    loaded = load_references(captioner.bundle, references)
+    assert loaded.images == ("0.png", "1.png", "2.png", "3.png")
+    assert loaded.lengths.tolist() == [5, 4, 8, 2, 1, 6, 2]
     photos = [
         read_image(path, captioner.bundle.preprocess) for path in sorted(corpus.glob("*.png"))
     ]
     features = captioner.encoder.encode(np.stack(photos)).reference_feature
-    for place, ((row,), (distance,)) in enumerate(found.nearest(features, 1)):
+    for place, ((row,), (distance,)) in enumerate(loaded.nearest(features, 1)):
         assert (row, distance) == (place, 0)
 
 
@@ -71,8 +71,8 @@ def test_a_sample_is_spread_over_all_photos(
 ) -> None:
     for limit, names in ((2, ["0.png", "2.png"]), (9, [f"{i}.png" for i in range(4)])):
         folder = tmp_path / str(limit)
-        found = build(tiny_bundle, folder, sets=[("folder", str(corpus))], limit=limit)
-        assert list(found.images) == names
+        result = build(tiny_bundle, folder, sets=[("folder", str(corpus))], limit=limit)
+        assert list(result.images) == names
 
 
 def test_a_photo_of_the_training_set_gets_a_vote_unless_it_is_left_out(
@@ -106,8 +106,8 @@ def test_the_command_builds_and_says_what(
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "4 photos, 7 captions" in done.stdout
-    found = load_references(load_bundle(tiny_bundle), target)
-    assert found.features.numbers.dtype == np.float16
+    loaded = load_references(load_bundle(tiny_bundle), target)
+    assert loaded.features.numbers.dtype == np.float16
     records = [json.loads(line) for line in (target / "captions.jsonl").read_text().splitlines()]
     assert [record["captions"] for record in records] == CAPTIONS
     again = invoke("index", "build", "--model", tiny_bundle, *arguments)

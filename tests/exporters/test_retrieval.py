@@ -71,14 +71,14 @@ def test_ranks_are_places_in_the_sorted_list(question) -> None:
 
 
 def test_measures() -> None:
-    found = measures(np.array([1, 2, 6, 11]))
-    assert found == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "Med r": 4.0}
+    report = measures(np.array([1, 2, 6, 11]))
+    assert report == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "Med r": 4.0}
 
 
 def test_the_report_is_that_of_scores_pair_by_pair(
     tiny_bundle: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    found = run(
+    result = run(
         tiny_bundle, dataset="folder", root=corpus, cache=tmp_path, background=4, provider="cpu"
     )
     captioner = load(tiny_bundle, provider="cpu")
@@ -93,9 +93,9 @@ def test_the_report_is_that_of_scores_pair_by_pair(
     )
     prior = np.log(np.exp(table[sample]).mean(axis=0))
     of = np.array([i for i, _ in sentences])
-    assert found.sentence_retrieval == measures(sentence_ranks(table[:4] - prior, of))
-    assert found.image_retrieval == measures(image_ranks(table[:4], of))
-    assert (found.images, found.sentences, found.background, found.seed) == (4, 6, 4, 0)
+    assert result.sentence_retrieval == measures(sentence_ranks(table[:4] - prior, of))
+    assert result.image_retrieval == measures(image_ranks(table[:4], of))
+    assert (result.images, result.sentences, result.background, result.seed) == (4, 6, 4, 0)
     assert not list((tmp_path / "retrieval").iterdir()), "unfinished work is gone"
 
 
@@ -143,9 +143,9 @@ def evaluate(*args: object):
 def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     given = ["--dataset", "folder", "--root", corpus, "--task", "retrieval", "--background", 3]
-    found = evaluate(tiny_bundle, *given, "--json", tmp_path / "r.json", "--provider", "cpu")
-    assert found.exit_code == 0, found.output
-    assert "photo to sentence" in found.output
+    result = evaluate(tiny_bundle, *given, "--json", tmp_path / "r.json", "--provider", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "photo to sentence" in result.output
     assert (tmp_path / "home" / "mrnn" / "retrieval").is_dir()
     record = json.loads((tmp_path / "r.json").read_text())
     expected = run(
@@ -167,9 +167,9 @@ def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatc
     ],
 )
 def test_options_of_the_other_task(tiny_bundle, corpus, task, option, words) -> None:
-    found = evaluate(tiny_bundle, "--dataset", "folder", "--root", corpus, "--task", task, *option)
-    assert isinstance(found.exception, UsageError)
-    assert words in str(found.exception)
+    result = evaluate(tiny_bundle, "--dataset", "folder", "--root", corpus, "--task", task, *option)
+    assert isinstance(result.exception, UsageError)
+    assert words in str(result.exception)
 
 
 def test_numbers_out_of_range(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:

@@ -110,12 +110,12 @@ def test_the_bundle_captions_photos(exported: Path, corpus: Path) -> None:
 
 
 def test_the_bundle_says_how_close_it_is_to_torch(exported: Path) -> None:
-    found = json.loads((exported / "bundle.json").read_text())["training"]["export"]
-    assert found["photos"] == SPLITS["dev"]
-    assert found["captions"] == 0
-    assert 0 <= found["log_prob"] <= parity.TOLERANCE
-    assert 0 < found["step"] <= parity.TOLERANCE
-    assert found["log_prob"] < found["rounding"] <= parity.ROUNDING
+    report = json.loads((exported / "bundle.json").read_text())["training"]["export"]
+    assert report["photos"] == SPLITS["dev"]
+    assert report["captions"] == 0
+    assert 0 <= report["log_prob"] <= parity.TOLERANCE
+    assert 0 < report["step"] <= parity.TOLERANCE
+    assert report["log_prob"] < report["rounding"] <= parity.ROUNDING
 
 
 def test_no_place_of_the_training_machine_is_in_the_bundle(exported: Path, corpus: Path) -> None:
@@ -151,8 +151,8 @@ def test_every_cell_trains_exports_and_captions(
     cell: str, config: TrainConfig, cache: Path, corpus: Path, tmp_path: Path
 ) -> None:
     run = train.run(replace(config, cell=cell, epochs=1), tmp_path / "run", cache=cache)
-    _, found = export.run(run.folder, tmp_path / "b", name=cell)
-    assert found.captions == 0
+    _, result = export.run(run.folder, tmp_path / "b", name=cell)
+    assert result.captions == 0
     captioner = load(tmp_path / "b", provider="cpu")
     captions = list(captioner.caption([corpus / "images"]))
     assert all(c.text and c.error is None for c in captions)
@@ -172,8 +172,8 @@ def test_every_cell_trains_exports_and_captions(
         with pytest.raises(UsageError, match="never sees the image"):
             retrieval.run(tmp_path / "b", **task)
         return
-    found = retrieval.run(tmp_path / "b", background=5, **task)
-    assert (found.images, found.sentences, found.background) == (2, 4, 5)
+    result = retrieval.run(tmp_path / "b", background=5, **task)
+    assert (result.images, result.sentences, result.background) == (2, 4, 5)
     if bundle.readout is not None:
         images = load_background(bundle).take(np.arange(3))
         sentences = [captioner.vocabulary.encode(c.text) for c in captions]

@@ -82,10 +82,10 @@ def test_the_clock_does_not_run_while_the_reranker_is_loaded(captioner, photos, 
 
     def load(kind, name):
         events.append(f"load {name}")
-        return found(kind, name)
+        return real(kind, name)
 
     plugins = manager()
-    found = plugins.load
+    real = plugins.load
     monkeypatch.setattr(plugins, "load", load)
     monkeypatch.setattr(benching, "time", Clock())
     bench(captioner, find_images([photos]), reranker="log-prob", repeats=1)

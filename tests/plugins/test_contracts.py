@@ -26,6 +26,15 @@ def checks_of(plugin):
 
 
 @pytest.mark.parametrize(
+    "package",
+    [ROOT / "mrnn_runtime", ROOT / "exporters" / "mrnn_exporters", *ROOT.glob("plugins/*/mrnn_*")],
+    ids=lambda path: path.name,
+)
+def test_type_checkers_see_every_package(package):
+    assert (package / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
     "check",
     [
         check

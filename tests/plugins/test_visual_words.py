@@ -15,7 +15,7 @@ from mrnn_runtime import (  # noqa: E402
     load,
     load_bundle,
 )
-from mrnn_runtime.reranking.building import build_references  # noqa: E402
+from mrnn_runtime.build import build_references  # noqa: E402
 from mrnn_runtime.reranking.references import save_references  # noqa: E402
 
 A, DOG, SNOW, MAN, RUNS = 4, 5, 6, 7, 8

@@ -32,12 +32,12 @@ needs_ort = pytest.mark.skipif(
 @pytest.fixture
 def node() -> Callable[..., bytes]:
     """Run a module in Node: ``node(code, stdin) -> stdout``."""
-    found = shutil.which("node")
-    if found is None:
+    program = shutil.which("node")
+    if program is None:
         pytest.skip("no Node here")
 
     def run(code: str, given: bytes = b"") -> bytes:
-        command = [found, "--input-type=module", "--eval", code]
+        command = [program, "--input-type=module", "--eval", code]
         done = subprocess.run(command, input=given, capture_output=True, cwd=site.PAGE, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
@@ -68,12 +68,12 @@ def test_pixels_are_those_of_pillow_bit_by_bit(
     recipe = {"height": 26, "width": 32, "resize": resize, "interpolation": interpolation}
     rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     facts = json.dumps({"width": size[0], "height": size[1], "recipe": recipe}).encode()
-    found = np.frombuffer(node(SCALE, facts + b"\n" + rgba.tobytes()), np.uint8)
+    read_pixels = np.frombuffer(node(SCALE, facts + b"\n" + rgba.tobytes()), np.uint8)
     image, kind = Image.fromarray(pixels), RESAMPLING[interpolation]
     wanted = (
         ImageOps.fit(image, (32, 26), kind) if resize == "crop" else image.resize((32, 26), kind)
     )
-    np.testing.assert_array_equal(found.reshape(26, 32, 3), np.asarray(wanted))
+    np.testing.assert_array_equal(read_pixels.reshape(26, 32, 3), np.asarray(wanted))
 
 
 def test_alt_text_is_escaped(node: Callable[..., bytes]) -> None:
@@ -177,13 +177,13 @@ def test_the_lock_file_pins_what_is_fetched() -> None:
 
 def test_the_example_for_node_captions_the_dog(tmp_path: Path) -> None:
     example = PLUGIN.parents[1] / "examples" / "node"
-    found = shutil.which("node")
-    if found is None or not (example / "node_modules" / "onnxruntime-node").is_dir():
+    program = shutil.which("node")
+    if program is None or not (example / "node_modules" / "onnxruntime-node").is_dir():
         pytest.skip("needs Node, and npm install --ignore-scripts in examples/node")
     pytest.importorskip("mrnn_flickr8k")
     flatten = pytest.importorskip("mrnn_exporters.flatten")
     flatten.run("flickr8k", tmp_path / "caption.onnx")
     dog = PLUGIN.parents[1] / "docs" / "demo" / "photos" / "dog.jpg"
-    command = [found, example / "caption.mjs", tmp_path / "caption.onnx", dog]
+    command = [program, example / "caption.mjs", tmp_path / "caption.onnx", dog]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == f"{dog}\ta german shepherd is running through the grass\n", done.stderr

@@ -171,9 +171,9 @@ def test_ten_photos_in_the_page_with_the_network_off(
     page.wait_for_selector("body[data-ready]")
     assert page.evaluate("crossOriginIsolated")  # so that several threads may work
     page.set_input_files("#files", ten_photos)
-    found = dict(results(page, len(ten_photos)))
+    shown = dict(results(page, len(ten_photos)))
     wanted = {Path(one.path).name: one.text for one in captioner.caption(ten_photos)}
-    assert found == wanted
+    assert shown == wanted
     assert {method for method, _ in asked} == {"GET"}
     ours = urlsplit(address).netloc
     assert {urlsplit(url).netloc for _, url in asked if not url.startswith("blob:")} == {ours}
@@ -193,8 +193,8 @@ def test_pixels_differ_from_pillows_by_two_grey_levels_at_most(
     facts = {name: getattr(recipe, name) for name in ("height", "width", "resize", "interpolation")}
     for photo in ten_photos:
         text = page.evaluate(code, [b64encode(photo.read_bytes()).decode(), facts])
-        found = np.frombuffer(b64decode(text), np.uint8).reshape(260, 260, 3)
-        difference = np.abs(found - read_image(photo, recipe).astype(int))
+        pixels = np.frombuffer(b64decode(text), np.uint8).reshape(260, 260, 3)
+        difference = np.abs(pixels - read_image(photo, recipe).astype(int))
         assert difference.max() <= 2, photo.name
         assert difference.mean() < 0.5, photo.name
 
@@ -219,10 +219,10 @@ def test_photos_may_be_dropped_pasted_and_picked_and_broken_ones_hold_nothing_up
     }"""
     for kind, name in (("drop", "a.png"), ("paste", "sub/c.png")):
         page.evaluate(give, [kind, name, list((photos / name).read_bytes())])
-    found = results(page, 4)
+    rows = results(page, 4)
     captioner = load(tiny_bundle, provider="cpu")
     texts = [one.text for one in captioner.caption([photos / n for n in ("a.png", "sub/c.png")])]
-    assert [text for _, text in found] == [found[0][1], "No caption", *texts]
+    assert [text for _, text in rows] == [rows[0][1], "No caption", *texts]
     assert "cannot read" in page.inner_text(".error:visible")
     assert page.inner_text("#status") == "4 of 4 photos done, 1 without a caption."
 
@@ -281,8 +281,8 @@ def test_the_page_is_accessible_and_fits_a_phone(
 
 
 def problems(page: Page) -> list[str]:
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
+    violations = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in violations]
 
 
 def test_keys_are_enough(page: Page, tiny_site: str, photos: Path) -> None:

@@ -84,8 +84,8 @@ def bundle_case(number, seed, scratch, seeds):
     folder = scratch / "case" / "bundle"
     copy_bundle(seeds, folder)
     outside = folder.parent / "outside"
-    done, sealed = mutate_bundle(folder, random.Random(f"bundle {seed} {number}"))
-    same = not sealed and _contents(folder) == _contents(seeds)
+    done, is_whole = mutate_bundle(folder, random.Random(f"bundle {seed} {number}"))
+    same = not is_whole and _contents(folder) == _contents(seeds)
     (scratch / "photo.ppm").write_bytes(PHOTO)
     watch = Watch(outside)
     try:
@@ -95,8 +95,8 @@ def bundle_case(number, seed, scratch, seeds):
         watch.close()
     if opened:
         return done, f"WRONG: opened {opened} outside of the bundle"
-    if became != "refused: load_bundle" and not (sealed or same):
-        return done, f"WRONG: not sealed, and {became}"
+    if became != "refused: load_bundle" and not (is_whole or same):
+        return done, f"WRONG: its checksums do not fit, and {became}"
     return done, became
 
 

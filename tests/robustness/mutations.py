@@ -23,8 +23,8 @@ import tokenizer_variants
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mrnn_runtime.build import build_references
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.references import save_references
 from mrnn_runtime.retrieval.ranking import save_background
 from mrnn_runtime.testing import tiny_bundle
@@ -228,7 +228,7 @@ GRAPHS = ("cell.onnx", "encoder.onnx", "readout.onnx")
 
 def mutate_bundle(folder, random):
     """Damage a bundle; return what was done, and whether its checksums fit the damage."""
-    sealed = random.random() < 0.75
+    is_whole = random.random() < 0.75
     how = random.choice(
         (
             *("bytes", "bytes", "bytes", "graph", "json", "json", "place", "numbers"),
@@ -262,11 +262,11 @@ def mutate_bundle(folder, random):
             done = tokenizer_variants.change(folder / file, random)
         case "numbers":
             file, done = _lie_about_numbers(folder, random)
-    if sealed:
+    if is_whole:
         keep = how == "json" and file.endswith(("bundle.json", "references.json"))
         _seal(folder / "references", "references.json", facts=not keep)
         _seal(folder, "bundle.json", facts=not keep or file != "bundle.json")
-    return f"{how}: {file} {done}", sealed
+    return f"{how}: {file} {done}", is_whole
 
 
 def _damage(path, random):
@@ -370,7 +370,7 @@ def _lie_about_numbers(folder, random):
 def _seal(folder, name, *, facts):
     """Make the checksums fit, as somebody who means harm would."""
     path = folder / name
-    # What cannot be sealed any more stays as it is.
+    # What has no place for checksums any more stays as it is.
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         top = json.loads(path.read_bytes()) if path.is_file() else None
         if facts:

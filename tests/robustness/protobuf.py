@@ -76,7 +76,7 @@ def number_at(data, at):
 
 def fields(data):
     """Take a message apart: a list of tag and value, a number or bytes; None if it is none."""
-    found, at = [], 0
+    fields, at = [], 0
     try:
         while at < len(data):
             tag, at = number_at(data, at)
@@ -90,10 +90,10 @@ def fields(data):
                 if len(value) != size or tag & 7 in (3, 4, 6, 7) or not tag >> 3:
                     return None
                 at += size
-            found.append((tag, value))
+            fields.append((tag, value))
     except IndexError:
         return None
-    return found
+    return fields
 
 
 def joined(parts):
@@ -214,8 +214,8 @@ def judge(data, path):
         return "refused by the reader"
     try:
         theirs = onnx.ModelProto.FromString(data)
-        if found := difference(ours, theirs, data):
-            return f"WRONG: {found}"
+        if said := difference(ours, theirs, data):
+            return f"WRONG: {said}"
     except (DecodeError, UnicodeDecodeError) as error:
         # Not every text is UTF-8, and not every packed number is whole; nobody then loads it.
         theirs = error

@@ -60,14 +60,14 @@ class Nodes:
     def workers(self) -> list[int]:
         """Return the processes of the actors, children of our nodes."""
         raylets = {process.pid for node in self.nodes for _, process in node.live_processes()}
-        found = []
+        numbers = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, IndexError, ValueError):
                 is_actor = b"MapWorker" in (folder / "cmdline").read_bytes()
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 if is_actor and parent in raylets:
-                    found.append(int(folder.name))
-        return sorted(found)
+                    numbers.append(int(folder.name))
+        return sorted(numbers)
 
 
 def run(
@@ -142,14 +142,14 @@ def check(folder: Path, *, model: str, kills: list[str], seed: int, part: int) -
             nodes.stop()
         said = log.read_text()[-2000:]
         expected = sorted(whole.read_text().splitlines())
-        found = sorted(
+        paths = sorted(
             line for file in output.glob("*.jsonl") for line in file.read_text().splitlines()
         )
-        print(f"killed: {dict(killed)}; {len(found)} records in {parts_in(output)} parts")
+        print(f"killed: {dict(killed)}; {len(paths)} records in {parts_in(output)} parts")
         if last not in (0, code):
             return f"the last run exits with {last}:\n{said}"
-        if found != expected:
-            missing, more = set(expected) - set(found), len(found) - len(set(expected) & set(found))
+        if paths != expected:
+            missing, more = set(expected) - set(paths), len(paths) - len(set(expected) & set(paths))
             return f"{len(missing)} records are missing, {more} are others or twice:\n{said}"
         return "" if sum(killed.values()) == len(kills) else f"killed only {dict(killed)}"
 

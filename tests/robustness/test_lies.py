@@ -27,7 +27,7 @@ def use(folder, photos):
     """Do with a bundle all that asks its graphs for something."""
     captioner = mrnn_runtime.load(folder, provider="cpu", threads=1)
     for decoder in ("greedy", "beam", "sample"):
-        assert all(found.text for found in captioner.caption(photos, decoder=decoder))
+        assert all(caption.text for caption in captioner.caption(photos, decoder=decoder))
     gallery = open_gallery(captioner, photos)
     assert gallery.images.reference_feature.shape == (2, 8)
     scores = load_scorer(captioner.model, [[4, 5], [6]]).log_probs(gallery.images)

@@ -296,6 +296,13 @@ def test_verify(mrnn, tiny_bundle):
     assert result.out.splitlines()[-1].startswith("ok")
 
 
+def test_verify_runs_where_it_is_told(mrnn, tiny_bundle):
+    assert "on CPUExecutionProvider" in mrnn("verify", tiny_bundle, "--provider", "cpu").out
+    result = mrnn("verify", tiny_bundle, "--provider", "tensorrt")
+    assert (result.code, result.out) == (3, "")
+    assert "TensorrtExecutionProvider" in result.err
+
+
 def test_verify_notices_another_result(mrnn, tiny_copy, make_tiny_bundle, tmp_path):
     import numpy as np
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mrnn_runtime import load
+from mrnn_runtime.build import build_references
 from mrnn_runtime.images import find_images, read_image
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.references import save_references
 
 CAPTIONS = ["a man runs on grass", "a dog 's hat", "a dog runs", "man on a hat", "grass"]
@@ -30,11 +30,11 @@ def records(caption):
 def references(tiny_bundle, photos, tmp_path):
     """References made of the three photos themselves, each with two captions."""
     captioner = load(tiny_bundle, provider="cpu", threads=1)
-    found = find_images([photos])
-    images = np.stack([read_image(path, captioner.bundle.preprocess) for path in found])
+    files = find_images([photos])
+    images = np.stack([read_image(path, captioner.bundle.preprocess) for path in files])
     ids = [captioner.vocabulary.encode(text) for text in CAPTIONS]
     made = build_references(
-        [path.name for path in found],
+        [path.name for path in files],
         captioner.encoder.encode(images).reference_feature,
         [ids[:2], ids[2:4], ids[4:]],
         captioner.bundle.vocabulary_size,
@@ -81,7 +81,7 @@ def test_a_decoder_ignores_what_is_not_its_own(caption, photos):
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (["--temperature", "0"], "temperature must lie in 0.01..100"),
+        (["--temperature", "0"], "temperature must be a number in 0.01..100"),
         (["--top-p", "2"], "top_p"),
         (["--top-k", "-1"], "top_k"),
         (["--seed", "-1"], "seed"),
@@ -109,17 +109,17 @@ def test_candidates_carry_both_ranks_and_the_score(records, photos):
     for record in records(
         photos, "--reranker", "length-normalised", "--beam-size", 6, "--n-best", 6
     ):
-        found = record["candidates"]
+        candidates = record["candidates"]
         assert record["reranker"] == "length-normalised"
-        assert [one["rank"] for one in found] == [1, 2, 3, 4, 5, 6]
-        assert sorted(one["rank_before"] for one in found) == [1, 2, 3, 4, 5, 6]
-        scores = [one["score"] for one in found]
+        assert [one["rank"] for one in candidates] == [1, 2, 3, 4, 5, 6]
+        assert sorted(one["rank_before"] for one in candidates) == [1, 2, 3, 4, 5, 6]
+        scores = [one["score"] for one in candidates]
         assert scores == sorted(scores, reverse=True)
-        before = sorted(found, key=lambda one: one["rank_before"])
+        before = sorted(candidates, key=lambda one: one["rank_before"])
         assert [one["log_prob"] for one in before] == sorted(
-            (one["log_prob"] for one in found), reverse=True
+            (one["log_prob"] for one in candidates), reverse=True
         )
-        assert record["caption"] == found[0]["caption"]
+        assert record["caption"] == candidates[0]["caption"]
 
 
 def test_without_a_reranker_there_is_one_rank(records, photos):

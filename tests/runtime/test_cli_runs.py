@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrnn_runtime.captioner import Captioner, load
 from mrnn_runtime.cli.files import locked
 
 FORMATS = ("jsonl", "csv")
@@ -53,8 +54,8 @@ def paths_in(output, form):
 
 class TestCsv:
     def test_one_line_an_image(self, caption, many):
-        found = caption(many, "--format", "csv", "--n-best", 2)
-        rows = list(csv.DictReader(io.StringIO(found.out)))
+        result = caption(many, "--format", "csv", "--n-best", 2)
+        rows = list(csv.DictReader(io.StringIO(result.out)))
         records = map(json.loads, caption(many, "--format", "jsonl").out.splitlines())
         for row, expected in zip(rows, records, strict=True):
             assert row["path"] == expected["path"]
@@ -84,8 +85,8 @@ class TestResume:
         caption(many, "--format", form, "--output", whole)
         data = whole.read_bytes()
         output.write_bytes(data[: len(data) * cut // 100])
-        found = caption(many, "--format", form, "--output", output, "--resume")
-        assert found.code == 1, "one photo is still broken"
+        result = caption(many, "--format", form, "--output", output, "--resume")
+        assert result.code == 1, "one photo is still broken"
         assert sorted(paths_in(output, form)) == paths_in(whole, form)
         assert sorted(output.read_text().splitlines()) == sorted(whole.read_text().splitlines())
         assert len(output.read_text().splitlines()) == len(whole.read_text().splitlines())
@@ -95,8 +96,8 @@ class TestResume:
         output = tmp_path / "out"
         caption(many, "--format", form, "--output", output)
         Image.new("RGB", (9, 9), "red").save(many / "02.png")
-        found = caption(many, "--format", form, "--output", output, "--resume")
-        assert found.code == 0
+        result = caption(many, "--format", form, "--output", output, "--resume")
+        assert result.code == 0
         assert sorted(paths_in(output, form)) == sorted(map(str, many.iterdir()))
         assert "broken" not in output.read_text()
 
@@ -104,10 +105,10 @@ class TestResume:
     def test_text_is_not_gone_on_with(self, caption, many, tmp_path, args):
         output = tmp_path / "out"
         output.write_text("a\tb\nc\td\n")
-        found = caption(many, *args, "--output", output, "--resume")
-        assert found.code == 2
-        assert "--resume does not go on with text" in found.err
-        assert "jsonl" in found.err
+        result = caption(many, *args, "--output", output, "--resume")
+        assert result.code == 2
+        assert "--resume does not go on with text" in result.err
+        assert "jsonl" in result.err
         assert output.read_text() == "a\tb\nc\td\n"
 
     def test_nothing_is_written_twice_where_all_is_done(self, caption, many, tmp_path):
@@ -116,9 +117,9 @@ class TestResume:
         for _ in range(2):
             caption(many, "--format", "jsonl", "--output", output, "--resume")
         before = output.stat()
-        found = caption(many, "--format", "jsonl", "--output", output, "--resume")
-        assert found.code == 0
-        assert "11 of 11 images are done" in found.err
+        result = caption(many, "--format", "jsonl", "--output", output, "--resume")
+        assert result.code == 0
+        assert "11 of 11 images are done" in result.err
         assert output.stat().st_mtime_ns == before.st_mtime_ns
         assert output.stat().st_ino == before.st_ino
 
@@ -130,9 +131,9 @@ class TestResume:
         output = tmp_path / "out"
         caption(many, "--format", written, "--output", output)
         before = output.read_bytes()
-        found = caption(many, "--format", read, "--output", output, "--resume")
-        assert found.code == 2
-        assert f"no results of --format {read}" in found.err
+        result = caption(many, "--format", read, "--output", output, "--resume")
+        assert result.code == 2
+        assert f"no results of --format {read}" in result.err
         assert output.read_bytes() == before
 
     @pytest.mark.parametrize("form", FORMATS)
@@ -141,8 +142,8 @@ class TestResume:
         output = tmp_path / "notes"
         output.write_text(text)
         begun = form == "csv" and text == "p"  # as path,caption,... begins
-        found = caption(many, "--format", form, "--output", output, "--resume")
-        assert found.code == (1 if begun else 2)
+        result = caption(many, "--format", form, "--output", output, "--resume")
+        assert result.code == (1 if begun else 2)
         assert begun or output.read_text() == text
 
     @pytest.mark.parametrize("form", FORMATS)
@@ -168,9 +169,9 @@ class TestResume:
         assert len(paths_in(real, "jsonl")) == 11
 
     def test_it_must_know_what_is_done(self, caption, many, tmp_path):
-        found = caption(many, "--resume")
-        assert found.code == 2
-        assert "--output or --sidecar" in found.err
+        result = caption(many, "--resume")
+        assert result.code == 2
+        assert "--output or --sidecar" in result.err
         report = ["--report", tmp_path / "r.html", "--output", tmp_path / "o"]
         assert caption(many, "--resume", *report).code == 2
 
@@ -199,9 +200,9 @@ class TestResume:
         caption(many, "--output", output)
         text = line + "\n" + output.read_text()
         output.write_text(text)
-        found = caption(many, "--output", output, "--resume")
-        assert found.code == 2
-        assert "holds no results" in found.err
+        result = caption(many, "--output", output, "--resume")
+        assert result.code == 2
+        assert "holds no results" in result.err
         assert output.read_text() == text
 
     @pytest.mark.parametrize("end", ["precious", '{"key": 1', "a\tb"])
@@ -224,15 +225,15 @@ class TestResume:
             file.write(row + "\n")
         before = output.read_text()
         is_ours = row == "a,b,-1.5,true,,"
-        found = caption(many / "00.png", "--output", output, "--resume")
-        assert found.code == (0 if is_ours else 2)
+        result = caption(many / "00.png", "--output", output, "--resume")
+        assert result.code == (0 if is_ours else 2)
         assert output.read_text() == before
 
     def test_a_pipe_is_refused(self, caption, many, tmp_path):
         os.mkfifo(tmp_path / "out.jsonl")
-        found = caption(many, "--output", tmp_path / "out.jsonl", "--resume")
-        assert found.code == 2
-        assert "is no file that --resume can read" in found.err
+        result = caption(many, "--output", tmp_path / "out.jsonl", "--resume")
+        assert result.code == 2
+        assert "is no file that --resume can read" in result.err
 
 
 @pytest.mark.parametrize(
@@ -275,30 +276,30 @@ class TestSidecar:
     def test_of_a_name_as_long_as_there_can_be(self, caption, many, length):
         photo = many / f"{'x' * (length - 4)}.png"
         (many / "00.png").rename(photo)
-        found = caption(photo, "--sidecar", "txt")
-        assert (found.code, Path(f"{photo}.txt").read_text()) == (0, found.out.split("\t")[1])
+        result = caption(photo, "--sidecar", "txt")
+        assert (result.code, Path(f"{photo}.txt").read_text()) == (0, result.out.split("\t")[1])
 
     @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("precious")])
     def test_a_stranger_cannot_lead_it_elsewhere(self, caption, many, make):
         (many / "precious").write_text("precious")
         make(many / "03.png.txt")
-        found = caption(many / "03.png", "--sidecar", "txt")
-        assert found.code == 0
+        result = caption(many / "03.png", "--sidecar", "txt")
+        assert result.code == 0
         assert (many / "precious").read_text() == "precious"
-        assert (many / "03.png.txt").read_text() == found.out.split("\t")[1]
+        assert (many / "03.png.txt").read_text() == result.out.split("\t")[1]
         assert not (many / "03.png.txt").is_symlink()
 
     def test_text(self, caption, many):
-        found = caption(many, "--sidecar", "txt")
-        said = dict(line.split("\t") for line in found.out.splitlines())
+        result = caption(many, "--sidecar", "txt")
+        said = dict(line.split("\t") for line in result.out.splitlines())
         assert len(said) == 11
         for path, text in said.items():
             assert Path(f"{path}.txt").read_text() == f"{text}\n"
         assert not (many / "02.png.txt").exists()
 
     def test_json_and_resume(self, caption, many):
-        found = caption(many, "--sidecar", "json", "--format", "jsonl")
-        for line in found.out.splitlines():
+        result = caption(many, "--sidecar", "json", "--format", "jsonl")
+        for line in result.out.splitlines():
             record = json.loads(line)
             if "error" not in record:
                 assert json.loads(Path(f"{record['path']}.json").read_text()) == record
@@ -309,10 +310,10 @@ class TestSidecar:
 
     def test_a_place_that_cannot_be_written(self, caption, many):
         (many / "03.png.txt").mkdir()
-        found = caption(many / "03.png", many / "04.png", "--sidecar", "txt")
-        assert found.code == 1
-        assert "03.png.txt cannot be written" in found.err
-        assert [Path(line.split("\t")[0]).name for line in found.out.splitlines()] == ["04.png"]
+        result = caption(many / "03.png", many / "04.png", "--sidecar", "txt")
+        assert result.code == 1
+        assert "03.png.txt cannot be written" in result.err
+        assert [Path(line.split("\t")[0]).name for line in result.out.splitlines()] == ["04.png"]
         assert (many / "04.png.txt").is_file()
         assert not [p for p in many.iterdir() if p.name.startswith(".")]
 
@@ -331,20 +332,20 @@ class TestStdin:
     def test_paths_one_a_line(self, caption, many, monkeypatch):
         lines = f"{many / '03.png'}\n\n{many / 'none.png'}\r\n{many}\n"
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-        found = caption(many / "00.png", "-", "--format", "jsonl")
-        paths = [Path(json.loads(line)["path"]).name for line in found.out.splitlines()]
+        result = caption(many / "00.png", "-", "--format", "jsonl")
+        paths = [Path(json.loads(line)["path"]).name for line in result.out.splitlines()]
         assert paths[:3] == ["00.png", "03.png", "none.png"]
         assert len(paths) == 3 + 12
-        assert found.code == 1
-        assert "13 captioned, 2 failed" in found.err
+        assert result.code == 1
+        assert "13 captioned, 2 failed" in result.err
 
 
 def test_a_name_with_a_zero_byte_is_one_record(caption, many, monkeypatch, tmp_path):
     (tmp_path / "x.jsonl").touch()  # it is there, so photos are compared with it
     monkeypatch.setattr("sys.stdin", io.StringIO(f"a\0b.png\n{many / '00.png'}\n"))
-    found = caption("-", "--output", tmp_path / "x.jsonl")
-    assert found.code == 1
-    assert "1 captioned, 1 failed" in found.err
+    result = caption("-", "--output", tmp_path / "x.jsonl")
+    assert result.code == 1
+    assert "1 captioned, 1 failed" in result.err
 
 
 def test_a_name_cannot_command_a_terminal_or_forge_a_line(caption, many, monkeypatch):
@@ -353,21 +354,21 @@ def test_a_name_cannot_command_a_terminal_or_forge_a_line(caption, many, monkeyp
     shutil.copy("00.png", f"{odd}1.png")
     shutil.copy("02.png", f"{odd}2.png")  # which is broken
     shown = r"a\x1b]0;owned\x07\netc\tb\u202e\x9b2J"
-    found = caption(f"{odd}1.png", f"{odd}2.png")
-    assert found.out.startswith(f"{shown}1.png\t")
-    assert found.out.count("\n") == 1
-    assert f"error: {shown}2.png is no image" in found.err
-    assert len(found.err.splitlines()) == 2
-    found = caption(f"{odd}.png")
-    assert (found.code, len(found.err.splitlines())) == (2, 2)
-    assert shown in found.err
+    result = caption(f"{odd}1.png", f"{odd}2.png")
+    assert result.out.startswith(f"{shown}1.png\t")
+    assert result.out.count("\n") == 1
+    assert f"error: {shown}2.png is no image" in result.err
+    assert len(result.err.splitlines()) == 2
+    result = caption(f"{odd}.png")
+    assert (result.code, len(result.err.splitlines())) == (2, 2)
+    assert shown in result.err
 
 
 def test_a_name_that_is_too_long_is_one_record(caption, many, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{'a' * 300}\n{many / '03.png'}\n"))
-    found = caption("-", "--format", "jsonl")
-    assert found.code == 1
-    assert ["error" in json.loads(line) for line in found.out.splitlines()] == [True, False]
+    result = caption("-", "--format", "jsonl")
+    assert result.code == 1
+    assert ["error" in json.loads(line) for line in result.out.splitlines()] == [True, False]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
@@ -376,10 +377,10 @@ def test_a_folder_beyond_the_longest_path_is_one_record(caption, many, tmp_path,
     for _ in range(20):
         os.mkdir("d" * 240)
         os.chdir("d" * 240)
-    found = caption(many, "--format", "jsonl")
-    records = list(map(json.loads, found.out.splitlines()))
-    assert found.code == 1
-    assert "11 captioned, 2 failed" in found.err
+    result = caption(many, "--format", "jsonl")
+    records = list(map(json.loads, result.out.splitlines()))
+    assert result.code == 1
+    assert "11 captioned, 2 failed" in result.err
     assert "File name too long" in records[-1]["error"]
     assert len(os.fsencode(records[-1]["path"])) > 4096
 
@@ -390,18 +391,18 @@ class TestTargets:
         os.link(many / "00.png", tmp_path / "link.jsonl")
         for option in ("--output", "--report"):
             for path in (many / "00.png", tmp_path / "link.jsonl"):
-                found = caption(many, option, path)
-                assert found.code == 2
-                assert f"{option} names the photo" in found.err
+                result = caption(many, option, path)
+                assert result.code == 2
+                assert f"{option} names the photo" in result.err
         assert (many / "00.png").read_bytes() == before
 
     @pytest.mark.parametrize("exists", [True, False])
     def test_output_and_report_are_two_files(self, caption, many, tmp_path, exists):
         if exists:
             (tmp_path / "x").write_text("precious")
-        found = caption(many, "--output", tmp_path / "x", "--report", tmp_path / "." / "x")
-        assert found.code == 2
-        assert "both name" in found.err
+        result = caption(many, "--output", tmp_path / "x", "--report", tmp_path / "." / "x")
+        assert result.code == 2
+        assert "both name" in result.err
         assert not exists or (tmp_path / "x").read_text() == "precious"
 
     def test_a_report_goes_where_a_link_leads(self, caption, many, tmp_path):
@@ -412,9 +413,9 @@ class TestTargets:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
     def test_a_report_leaves_a_device_a_device(self, caption, many):
-        found = caption(many, "--report", "/dev/full")
-        assert found.code == 3
-        assert "cannot write /dev/full: No space left" in found.err
+        result = caption(many, "--report", "/dev/full")
+        assert result.code == 3
+        assert "cannot write /dev/full: No space left" in result.err
         assert Path("/dev/full").is_char_device()
         assert caption(many, "--report", "/dev/null").code == 1
         assert Path("/dev/null").is_char_device()
@@ -425,9 +426,9 @@ class TestTargets:
         with locked(tmp_path / "x.csv"):
             (place,) = tmp_path.glob(".mrnn-*.lock")
         make(place)
-        found = caption(many, "--output", tmp_path / "x.csv")
-        assert found.code == 1
-        assert "cannot be locked" in found.err
+        result = caption(many, "--output", tmp_path / "x.csv")
+        assert result.code == 1
+        assert "cannot be locked" in result.err
         assert len((tmp_path / "x.csv").read_text().splitlines()) == 13
         assert (tmp_path / "precious").read_text() == "precious"
 
@@ -436,9 +437,9 @@ class TestTargets:
         place = many / "00.png.txt"
         shutil.copy(many / "01.png", place)  # of --output, it would be truncated
         args = [option, place] if option else [place]
-        found = caption(many / "00.png", *args, "--sidecar", "txt")
-        assert (found.code, found.out) == (2, "")
-        assert f"--sidecar would write over {place}" in found.err
+        result = caption(many / "00.png", *args, "--sidecar", "txt")
+        assert (result.code, result.out) == (2, "")
+        assert f"--sidecar would write over {place}" in result.err
         assert place.read_bytes() == (many / "01.png").read_bytes()
 
     def test_nothing_is_left_behind(self, caption, many, tmp_path):
@@ -447,16 +448,39 @@ class TestTargets:
 
 
 def test_workers_and_threads(caption, many):
-    found = {caption(many, "--workers", n, "--batch-size", b).out for n in (1, 3) for b in (1, 5)}
-    assert len(found) == 1
+    outputs = {caption(many, "--workers", n, "--batch-size", b).out for n in (1, 3) for b in (1, 5)}
+    assert len(outputs) == 1
     assert caption(many, "--workers", 0).code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "threads"), [((), 4, 1), ((0,), 1, 0), ((2,), 2, 2), ((4,), 1, 4)]
+)
+def test_no_more_threads_than_cores(mrnn, tiny_bundle, many, monkeypatch, given, workers, threads):
+    seen = {}
+
+    def watched(self, images, **options):
+        seen["workers"] = options["workers"]
+        return captions(self, images, **options)
+
+    def watched_load(model, **options):
+        seen["threads"] = options["threads"]
+        return load(model, **{**options, "threads": 1})
+
+    captions = Captioner.caption
+    monkeypatch.setattr(Captioner, "caption", watched)
+    monkeypatch.setattr("mrnn_runtime.captioner.load", watched_load)
+    monkeypatch.setattr("mrnn_runtime.engine.sessions.cores", lambda: 4)
+    options = [part for number in given for part in ("--threads", number)]
+    mrnn("caption", many, "--model", tiny_bundle, "--provider", "cpu", *options)
+    assert seen == {"workers": workers, "threads": threads}
 
 
 def test_a_deadline(caption, many, monkeypatch):
     ticks = count()
     monkeypatch.setattr("time.monotonic", lambda: next(ticks) * 10.0)
-    found = caption(many, "--min-length", 5, "--deadline-ms", 500, "--format", "jsonl")
-    records = [json.loads(line) for line in found.out.splitlines()]
+    result = caption(many, "--min-length", 5, "--deadline-ms", 500, "--format", "jsonl")
+    records = [json.loads(line) for line in result.out.splitlines()]
     assert [len(r["caption"].split()) for r in records if "caption" in r] == [1] * 11
     assert not any(r["finished"] for r in records if "caption" in r)
 
@@ -464,17 +488,17 @@ def test_a_deadline(caption, many, monkeypatch):
 def test_a_photo_that_cannot_be_opened(caption, many):
     (many / "03.png").unlink()
     (many / "03.png").symlink_to(many / "nowhere.png")
-    found = caption(many, "--format", "jsonl")
-    errors = [r for r in map(json.loads, found.out.splitlines()) if "error" in r]
+    result = caption(many, "--format", "jsonl")
+    errors = [r for r in map(json.loads, result.out.splitlines()) if "error" in r]
     assert [Path(r["path"]).name for r in errors] == ["02.png", "03.png"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk(caption, many):
-    found = caption(many, "--output", "/dev/full")
-    assert found.code == 3
-    assert "cannot write /dev/full: No space left" in found.err
-    assert "--resume" in found.err
+    result = caption(many, "--output", "/dev/full")
+    assert result.code == 3
+    assert "cannot write /dev/full: No space left" in result.err
+    assert "--resume" in result.err
 
 
 def test_a_disk_that_fills_up_leaves_whole_records(caption, many, tmp_path, monkeypatch):
@@ -490,9 +514,9 @@ def test_a_disk_that_fills_up_leaves_whole_records(caption, many, tmp_path, monk
         return write(file, data)
 
     monkeypatch.setattr("os.write", full)
-    found = caption(many, "--format", "jsonl", "--output", output)
+    result = caption(many, "--format", "jsonl", "--output", output)
     monkeypatch.undo()
-    assert found.code == 3
+    assert result.code == 3
     assert len([json.loads(line) for line in output.read_text().splitlines()]) == 4
 
 

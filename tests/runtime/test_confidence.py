@@ -99,10 +99,10 @@ def test_unsure_captions_are_kept_back_and_counted(mrnn, calibrated: Path, photo
 
     records = [json.loads(line) for line in run("--format", "jsonl").out.splitlines()]
     sure = sorted(record["confidence"] for record in records)[1]
-    found = run("--format", "jsonl", "--min-confidence", sure)
-    assert found.code == 0
-    assert "1 of 3 captions kept back" in found.err
-    for record, before in zip(map(json.loads, found.out.splitlines()), records, strict=True):
+    result = run("--format", "jsonl", "--min-confidence", sure)
+    assert result.code == 0
+    assert "1 of 3 captions kept back" in result.err
+    for record, before in zip(map(json.loads, result.out.splitlines()), records, strict=True):
         assert record["confidence"] == before["confidence"]
         if before["confidence"] < sure:
             assert (record["caption"], record["candidates"]) == (None, [])
@@ -117,9 +117,9 @@ def test_a_search_without_it_cannot_be_asked_for_it(
     mrnn, calibrated: Path, tiny_bundle: Path, photos: Path
 ) -> None:
     for args in (("--model", tiny_bundle), ("--model", calibrated, "--beam-size", 2)):
-        found = mrnn("caption", photos, "--provider", "cpu", "--min-confidence", 0.5, *args)
-        assert (found.code, found.out) == (2, "")
-        assert "no confidence for this search" in found.err
+        result = mrnn("caption", photos, "--provider", "cpu", "--min-confidence", 0.5, *args)
+        assert (result.code, result.out) == (2, "")
+        assert "no confidence for this search" in result.err
 
 
 @pytest.mark.parametrize(

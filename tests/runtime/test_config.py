@@ -27,8 +27,8 @@ def write(here):
 
 def test_options_of_the_file_are_defaults(write, caption, photos):
     write('[caption]\nn-best = 2\nban = ["dog", "hat"]\nformat = "csv"\nexact = true\n')
-    found = caption(photos / "a.png")
-    assert found.out.startswith("path,caption")
+    result = caption(photos / "a.png")
+    assert result.out.startswith("path,caption")
     write('[caption]\nn-best = 2\nban = ["dog", "hat"]')
     lines = caption(photos / "a.png").out.splitlines()
     assert len(lines) == 2
@@ -43,9 +43,9 @@ def test_a_variable_names_another_file_or_none(write, caption, photos, monkeypat
         monkeypatch.setenv("MRNN_CONFIG", value)
         assert len(caption(photos / "a.png").out.splitlines()) == lines
     monkeypatch.setenv("MRNN_CONFIG", "missing.toml")
-    found = caption(photos / "a.png")
-    assert found.code == 2
-    assert "cannot read missing.toml" in found.err
+    result = caption(photos / "a.png")
+    assert result.code == 2
+    assert "cannot read missing.toml" in result.err
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_a_variable_names_another_file_or_none(write, caption, photos, monkeypat
 )
 def test_what_does_not_fit_is_an_error(here, caption, photos, text, said, hint):
     (here / "mrnn.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
-    found = caption(photos / "a.png")
-    assert found.code == 2
-    assert said in found.err
-    assert hint in found.err
-    assert found.out == ""
+    result = caption(photos / "a.png")
+    assert result.code == 2
+    assert said in result.err
+    assert hint in result.err
+    assert result.out == ""
 
 
 def test_tables_of_other_commands_are_theirs(write, caption, photos, mrnn):
@@ -125,17 +125,17 @@ def test_every_option_has_one_name(mrnn, monkeypatch):
 def test_quiet_leaves_what_goes_wrong(caption, photos):
     (photos / "broken.jpg").write_bytes(b"no photo")
     for flag in ("-q", "--quiet"):
-        found = caption(photos, flag)
-        assert found.code == 1
-        assert len(found.out.splitlines()) == 3
-        (line,) = found.err.splitlines()
+        result = caption(photos, flag)
+        assert result.code == 1
+        assert len(result.out.splitlines()) == 3
+        (line,) = result.err.splitlines()
         assert line.startswith("mrnn: error: ")
     assert "3 captioned, 1 failed" in caption(photos).err  # it holds for one run only
 
 
 def test_verbose_says_what_runs(caption, photos):
-    found = caption(photos, "-v")
-    assert "tiny 1.0 on CPUExecutionProvider; decoder beam, reranker none" in found.err
+    result = caption(photos, "-v")
+    assert "tiny 1.0 on CPUExecutionProvider; decoder beam, reranker none" in result.err
     assert "tiny 1.0" not in caption(photos).err
 
 
@@ -146,9 +146,9 @@ def test_patterns_that_no_shell_has_replaced(caption, photos, mrnn):
     assert len(caption(photos / "s?b").out.splitlines()) == 1
     (photos / "[b].png").write_bytes((photos / "a.png").read_bytes())
     assert "[b].png" in caption(photos / "[b].png").out  # a file of that very name
-    found = caption(photos / "*.gif")
-    assert found.code == 2
-    assert "nothing fits" in found.err
+    result = caption(photos / "*.gif")
+    assert result.code == 2
+    assert "nothing fits" in result.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

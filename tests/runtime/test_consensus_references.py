@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+from mrnn_runtime.build import build_references
+from mrnn_runtime.bundle.checksums import CheckedFolder, unfilled
 from mrnn_runtime.bundle.loading import load_bundle, read_manifest, write_manifest
 from mrnn_runtime.bundle.vocabulary import Vocabulary
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.references import _arrays, load_references, save_references
 
 CAPTIONS = {
@@ -47,10 +48,10 @@ def test_what_was_saved_is_what_is_loaded(bundle, tmp_path, dtype):
     assert loaded.images == built.images == ("a.jpg", "b.jpg", "d.jpg")
     assert loaded.frequencies.images == 3
     for name, array in _arrays(built).items():
-        found = _arrays(loaded)[name]
-        assert isinstance(found, np.memmap)
-        assert found.dtype == array.dtype
-        np.testing.assert_array_equal(found, array)
+        reloaded = _arrays(loaded)[name]
+        assert isinstance(reloaded, np.memmap)
+        assert reloaded.dtype == array.dtype
+        np.testing.assert_array_equal(reloaded, array)
 
 
 def test_captions_without_words_are_left_out_and_the_others_counted(bundle):
@@ -118,13 +119,11 @@ def test_references_of_the_bundle_itself(tiny_copy, folder):
         load_bundle(tiny_copy)
 
 
-def reseal(folder, change):
-    from mrnn_runtime.bundle import checksums as sealed
-
-    top = sealed.read_manifest(folder, "references.json", 1, "")
-    values = sealed.unfilled(top)
+def rewrite(folder, change):
+    checked = CheckedFolder(folder, "references.json", 1, "")
+    values = unfilled(checked.read())
     change(values)
-    sealed.write_manifest(folder, "references.json", values, 1, "", lambda top: None)
+    checked.write(values, lambda top: None)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def reseal(folder, change):
     ],
 )
 def test_references_of_another_model_are_refused(bundle, folder, change, message):
-    reseal(folder, change)
+    rewrite(folder, change)
     with pytest.raises(BundleError, match=message) as caught:
         load_references(bundle, folder)
     assert "mrnn index build" in caught.value.hint
@@ -177,7 +176,7 @@ def test_references_of_another_model_are_refused(bundle, folder, change, message
 )
 def test_arrays_that_do_not_fit_are_refused(bundle, folder, name, array):
     np.save(folder / f"{name}.npy", array)
-    reseal(folder, lambda values: None)
+    rewrite(folder, lambda values: None)
     with pytest.raises(BundleError):
         load_references(bundle, folder)
 
@@ -187,7 +186,7 @@ def test_frequencies_that_cannot_be_are_refused(bundle, folder, name):
     size = np.load(folder / f"{name}.npy")
     for lie in (np.zeros_like(size), np.full_like(size, 200)):
         np.save(folder / f"{name}.npy", lie)
-        reseal(folder, lambda values: None)
+        rewrite(folder, lambda values: None)
         with pytest.raises(BundleError, match=name):
             load_references(bundle, folder)
 
@@ -198,7 +197,7 @@ def test_half_features_that_are_not_finite_are_refused(bundle, tmp_path):
     array = np.load(folder / "features.npy")
     array[1, 2] = np.inf
     np.save(folder / "features.npy", array)
-    reseal(folder, lambda values: None)
+    rewrite(folder, lambda values: None)
     with pytest.raises(BundleError, match="features"):
         load_references(bundle, folder)
 
@@ -206,7 +205,7 @@ def test_half_features_that_are_not_finite_are_refused(bundle, tmp_path):
 @pytest.mark.parametrize("names", [{"a": 1, "b": 2, "c": 3}, "abc", ["a", "b", "c\x1b[2J"], 7])
 def test_names_that_are_no_list_of_lines_are_refused(bundle, folder, names):
     (folder / "images.json").write_text(json.dumps(names))
-    reseal(folder, lambda values: None)
+    rewrite(folder, lambda values: None)
     with pytest.raises(BundleError):
         load_references(bundle, folder)
 
@@ -214,7 +213,7 @@ def test_names_that_are_no_list_of_lines_are_refused(bundle, folder, names):
 def test_another_encoder_file_is_a_warning(bundle, folder, caplog):
     load_references(bundle, folder)
     assert not caplog.records
-    reseal(folder, lambda v: v["model"].update(encoder_sha256="0" * 64))
+    rewrite(folder, lambda v: v["model"].update(encoder_sha256="0" * 64))
     load_references(bundle, folder)
     assert "another encoder" in caplog.text
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
+from mrnn_runtime.build import build_references
 from mrnn_runtime.errors import UsageError
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.ngrams import every_ngram, known_words, longest_ngrams, sizes
 from mrnn_runtime.reranking.similarity import bleu_f1, cider_d, mean_of_largest
 

@@ -195,8 +195,8 @@ def test_a_beam_with_room_for_all_finds_exactly_the_best_captions(case):
     )  # all that can end or go on
     assume(room <= 1000)
     options = replace(options, beam_size=room)
-    found = Beam().decode(model, images, options)
-    for index, candidates in enumerate(found):
+    decoded = Beam().decode(model, images, options)
+    for index, candidates in enumerate(decoded):
         oracle = Oracle(model, images, index, options)
         best = sorted(every_caption(oracle, options.prefix), key=order)[: options.n_best]
         assert candidates == best

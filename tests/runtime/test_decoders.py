@@ -117,24 +117,24 @@ def test_an_exact_search_goes_on_for_a_longer_caption_that_scores_higher():
 
 def test_an_unfinished_caption_stands_behind_a_less_probable_finished_one():
     model = Bigrams({BOS: {A: 0.9, B: 0.1}, A: {A: 1.0}, B: {EOS: 0.3, B: 0.7}})
-    found = decode(Beam(), model, max_length=1, beam_size=3, n_best=2)[0]
-    assert texts(found) == ["B", "A"]
-    assert [candidate.finished for candidate in found] == [True, False]
+    candidates = decode(Beam(), model, max_length=1, beam_size=3, n_best=2)[0]
+    assert texts(candidates) == ["B", "A"]
+    assert [candidate.finished for candidate in candidates] == [True, False]
 
 
 def test_the_beam_refills_after_an_end():
     """Although pad, bos and unk are the most probable tokens, and the end sign comes next."""
     chances = {PAD: 0.2, BOS: 0.2, UNK: 0.2, EOS: 0.15, A: 0.12, B: 0.08, C: 0.05}
     model = Bigrams({BOS: {A: 1.0}, A: chances, B: {EOS: 1.0}, C: {EOS: 1.0}})
-    found = decode(Beam(), model, beam_size=2, n_best=3, max_length=2)[0]
-    assert texts(found)[:2] == ["A", "AB"]
+    candidates = decode(Beam(), model, beam_size=2, n_best=3, max_length=2)[0]
+    assert texts(candidates)[:2] == ["A", "AB"]
 
 
 def test_equal_scores_put_the_shorter_then_the_lower_ids_first():
     even = {A: 0.25, B: 0.25, C: 0.25, EOS: 0.25}
     model = Bigrams({BOS: {A: 0.5, B: 0.5}, A: even, B: even, C: {EOS: 1.0}})
-    found = decode(Beam(), model, beam_size=8, n_best=4, max_length=2)[0]
-    assert texts(found) == ["A", "B", "AC", "BC"]
+    candidates = decode(Beam(), model, beam_size=8, n_best=4, max_length=2)[0]
+    assert texts(candidates) == ["A", "B", "AC", "BC"]
 
 
 def test_a_forced_prefix_counts_in_the_log_probability():
@@ -147,14 +147,16 @@ def test_a_forced_prefix_counts_in_the_log_probability():
 
 @all_decoders
 def test_a_caption_that_may_not_end_is_cut(decoder):
-    [found] = decode(decoder, Bigrams(TRAP), banned=(EOS,), max_length=3)
-    assert [(len(c.tokens), c.finished) for c in found] == [(3, False)]
+    [candidates] = decode(decoder, Bigrams(TRAP), banned=(EOS,), max_length=3)
+    assert [(len(c.tokens), c.finished) for c in candidates] == [(3, False)]
 
 
 @all_decoders
 def test_a_caption_with_no_token_left_is_cut(decoder):
-    found = decode(decoder, Bigrams(TRAP), no_repeat_ngram=1, min_length=5, max_length=9, n_best=2)
-    assert {(tuple(sorted(c.tokens)), c.finished) for c in found[0]} == {((A, B, C), False)}
+    candidates = decode(
+        decoder, Bigrams(TRAP), no_repeat_ngram=1, min_length=5, max_length=9, n_best=2
+    )
+    assert {(tuple(sorted(c.tokens)), c.finished) for c in candidates[0]} == {((A, B, C), False)}
 
 
 def test_images_with_unequal_numbers_of_hypotheses_share_a_batch():
@@ -178,8 +180,8 @@ def test_a_search_ends_when_the_best_live_hypothesis_can_only_tie():
 @pytest.mark.parametrize(("top_p", "drawn"), [(1 / 3, {"A"}), (0.5, {"A", "B"})])
 def test_top_p_takes_the_fewest_and_of_equal_tokens_the_lower_ids(top_p, drawn):
     model = Bigrams({BOS: {A: 1 / 3, B: 1 / 3, C: 1 / 3}})
-    found = decode(Sample(), model, top_p=top_p, n_best=50, max_length=1)[0]
-    assert set(texts(found)) == drawn
+    candidates = decode(Sample(), model, top_p=top_p, n_best=50, max_length=1)[0]
+    assert set(texts(candidates)) == drawn
 
 
 def test_greedy_asks_for_one_token_and_those_that_may_be_forbidden():

@@ -34,20 +34,20 @@ def test_an_archive_of_very_many_members(tiny_copy):
     with zipfile.ZipFile(tiny_copy / GOLDEN, "w") as archive:
         for number in range(2000):
             archive.writestr(str(number), b"")
-    seal(tiny_copy)
+    write_checksums(tiny_copy)
     with pytest.raises(BundleError, match="it holds too many arrays"):
         replay(tiny_copy)
 
 
-def seal(folder):
+def write_checksums(folder):
     write_manifest(folder, json.loads((folder / "bundle.json").read_text()))
 
 
 def record(folder, **changes):
-    """Write the golden file with other arrays, None for none, and seal the bundle again."""
+    """Write the golden file with other arrays, None for none, and the checksums."""
     arrays = {**arrays_of(folder), **changes}
     np.savez(folder / GOLDEN, **{k: v for k, v in arrays.items() if v is not None})
-    seal(folder)
+    write_checksums(folder)
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -108,7 +108,7 @@ def test_vectors_that_are_not_of_this_model(tiny_copy, changes):
 
 def test_a_few_bytes_that_unpack_to_many(tiny_copy):
     np.savez_compressed(tiny_copy / GOLDEN, **arrays_of(tiny_copy), more=np.zeros(2**26, np.uint8))
-    seal(tiny_copy)
+    write_checksums(tiny_copy)
     with pytest.raises(
         BundleError, match=r"golden\.npz cannot be replayed: it holds more than 64 MB"
     ):
@@ -118,14 +118,14 @@ def test_a_few_bytes_that_unpack_to_many(tiny_copy):
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 broken", b"text", NPY])
 def test_a_file_that_is_no_archive(tiny_copy, content):
     (tiny_copy / GOLDEN).write_bytes(content)
-    seal(tiny_copy)
+    write_checksums(tiny_copy)
     with pytest.raises(BundleError, match=r"golden\.npz cannot be replayed"):
         replay(tiny_copy)
 
 
 def test_a_bundle_without_them(tiny_copy):
     (tiny_copy / GOLDEN).unlink()
-    seal(tiny_copy)
+    write_checksums(tiny_copy)
     with pytest.raises(BundleError, match=r"holds no golden\.npz"):
         replay(tiny_copy)
 

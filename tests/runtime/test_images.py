@@ -49,14 +49,14 @@ def save(image, path, **options):
         image.save(path, **options)
 
 
-def close(found, image, tolerance=0):
+def close(pixels, image, tolerance=0):
     """Check that what was read is that picture, but for what a lossy format changes."""
     wanted = np.asarray(image.convert("RGB")).astype(int)
-    assert found.shape == wanted.shape
-    assert found.dtype == np.uint8
+    assert pixels.shape == wanted.shape
+    assert pixels.dtype == np.uint8
     # Away from the edges of the quarters, where JPEG rings.
     rows, columns = np.ix_([4, 15], [7, 22])
-    assert np.abs(found[rows, columns] - wanted[rows, columns]).max() <= tolerance
+    assert np.abs(pixels[rows, columns] - wanted[rows, columns]).max() <= tolerance
 
 
 def refused(path):
@@ -138,10 +138,10 @@ class TestRead:
         alpha.paste(51, (15, 10, 30, 20))  # a fifth of black
         picture.putalpha(alpha)
         picture.save(tmp_path / "x.png")
-        found = read_image(tmp_path / "x.png", SAME)
-        assert found[4, 7].tolist() == [255, 255, 255]
-        assert found[4, 22].tolist() == [0, 255, 0]
-        assert found[15, 22].tolist() == [204, 204, 204]
+        pixels = read_image(tmp_path / "x.png", SAME)
+        assert pixels[4, 7].tolist() == [255, 255, 255]
+        assert pixels[4, 22].tolist() == [0, 255, 0]
+        assert pixels[15, 22].tolist() == [204, 204, 204]
 
     def test_grey_with_alpha(self, tmp_path):
         Image.new("LA", (30, 20), (100, 0)).save(tmp_path / "x.png")
@@ -153,9 +153,9 @@ class TestRead:
         image = Image.new(mode, (30, 20))
         image.paste(colour, (0, 0, 15, 20))
         image.save(tmp_path / "x.png", transparency=colour)
-        found = read_image(tmp_path / "x.png", SAME)
-        assert (found[:, :15] == 255).all()
-        assert (found[:, 15:] == 0).all()
+        pixels = read_image(tmp_path / "x.png", SAME)
+        assert (pixels[:, :15] == 255).all()
+        assert (pixels[:, 15:] == 0).all()
 
     @pytest.mark.parametrize("mode", ["1", "L"])
     def test_grey(self, tmp_path, mode):
@@ -172,8 +172,8 @@ class TestRead:
             (tmp_path / name).write_bytes(b"P5 30 20 65535\n" + deep.astype(">u2").tobytes())
         else:
             Image.fromarray(deep).save(tmp_path / name)
-        found = read_image(tmp_path / name, SAME)
-        assert found[3, [5, 15, 25]].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+        pixels = read_image(tmp_path / name, SAME)
+        assert pixels[3, [5, 15, 25]].tolist() == [[0] * 3, [128] * 3, [255] * 3]
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
     def test_a_large_photo_is_converted_in_strips(self, tmp_path, monkeypatch, mode):
@@ -201,9 +201,9 @@ class TestRead:
 
     def test_squash_keeps_all_of_the_picture(self, tmp_path, picture):
         picture.save(tmp_path / "x.png")
-        found = read_image(tmp_path / "x.png", Preprocess(8, 40, "squash", "bilinear"))
+        pixels = read_image(tmp_path / "x.png", Preprocess(8, 40, "squash", "bilinear"))
         wanted = picture.resize((40, 8), Image.Resampling.BILINEAR)
-        assert np.array_equal(found, np.asarray(wanted))
+        assert np.array_equal(pixels, np.asarray(wanted))
 
     def test_crop_takes_the_middle(self, tmp_path):
         wide = Image.new("RGB", (60, 20), "red")
@@ -211,9 +211,9 @@ class TestRead:
         wide.save(tmp_path / "wide.png")
         wide.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "high.png")
         for name in ("wide.png", "high.png"):
-            found = read_image(tmp_path / name, Preprocess(10, 10, "crop", "bilinear"))
-            assert found.shape == (10, 10, 3)
-            assert (found == (0, 0, 255)).all(axis=2)[1:-1, 1:-1].all()
+            pixels = read_image(tmp_path / name, Preprocess(10, 10, "crop", "bilinear"))
+            assert pixels.shape == (10, 10, 3)
+            assert (pixels == (0, 0, 255)).all(axis=2)[1:-1, 1:-1].all()
 
     def test_interpolation(self, tmp_path, picture):
         picture.save(tmp_path / "x.png")
@@ -227,8 +227,8 @@ class TestRead:
     def test_odd_sizes(self, tmp_path, size):
         Image.new("RGB", size, "red").save(tmp_path / "x.png")
         for resize in ("squash", "crop"):
-            found = read_image(tmp_path / "x.png", Preprocess(16, 16, resize))
-            assert (found == (255, 0, 0)).all()
+            pixels = read_image(tmp_path / "x.png", Preprocess(16, 16, resize))
+            assert (pixels == (255, 0, 0)).all()
 
 
 def png_of_size(width, height):
@@ -409,8 +409,8 @@ class TestFind:
         for name in (*names, ".hidden.jpg", ".cache/x.jpg", "a/.thumbs/x.png"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-        found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
-        assert found == ["B.jpeg", "a/a.webp", "a/b.png", "a/c/d.tiff", "z.JPG"]
+        files = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
+        assert files == ["B.jpeg", "a/a.webp", "a/b.png", "a/c/d.tiff", "z.JPG"]
 
     def test_a_hidden_folder_may_be_named(self, tmp_path):
         (tmp_path / ".photos").mkdir()
@@ -607,10 +607,10 @@ class TestReduced:
             images, "_resize", lambda image, p: sizes.append(image.size) or shrink(image, p)
         )
         whole = read_image(large, Preprocess(side, side, resize))
-        found = read_image(large, Preprocess(side, side, resize, reduced=True))
+        pixels = read_image(large, Preprocess(side, side, resize, reduced=True))
         assert sizes == [(640, 480), (640 // scale, 480 // scale)]
-        assert np.abs(found.astype(int) - whole).mean() < 4
-        assert (found == whole).all() == (scale == 1)
+        assert np.abs(pixels.astype(int) - whole).mean() < 4
+        assert (pixels == whole).all() == (scale == 1)
 
     def test_a_photo_that_is_to_be_turned(self, large, tmp_path):
         turned = tmp_path / "turned.jpg"
@@ -619,14 +619,14 @@ class TestReduced:
         with Image.open(large) as image:
             image.save(turned, exif=exif, quality=95)
         whole = read_image(turned, Preprocess(100, 60))
-        found = read_image(turned, Preprocess(100, 60, reduced=True))
-        assert np.abs(found.astype(int) - whole).mean() < 4
+        pixels = read_image(turned, Preprocess(100, 60, reduced=True))
+        assert np.abs(pixels.astype(int) - whole).mean() < 4
 
     def test_other_formats_are_read_whole(self, large, tmp_path):
         with Image.open(large) as image:
             image.save(tmp_path / "large.png")
-        found = read_image(tmp_path / "large.png", Preprocess(50, 50, reduced=True))
-        assert (found == read_image(tmp_path / "large.png", Preprocess(50, 50))).all()
+        pixels = read_image(tmp_path / "large.png", Preprocess(50, 50, reduced=True))
+        assert (pixels == read_image(tmp_path / "large.png", Preprocess(50, 50))).all()
 
 
 def test_an_error_that_is_kept_keeps_no_pixels(tmp_path, monkeypatch):

@@ -99,8 +99,8 @@ class TestJpeg:
     def test_a_picture_that_ends_in_grey(self, tmp_path, kind, options):
         array = np.array(pixels(kind))
         array[40:] = 128
-        found = read(tmp_path, jpeg(array, **options))
-        assert (found[-4:] == 128).all()
+        read_pixels = read(tmp_path, jpeg(array, **options))
+        assert (read_pixels[-4:] == 128).all()
 
 
 def test_a_thumbnail_is_refused_as_well(tmp_path):

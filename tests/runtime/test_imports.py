@@ -85,6 +85,20 @@ except SystemExit as exit:
     assert loaded_by(code) == set()
 
 
+def test_captions_need_none_of_the_rooms_that_do_not_count_for_them(tiny_bundle):
+    caption = f"""
+from pathlib import Path
+import numpy as np
+from mrnn_runtime import load
+captioner, image = load(Path({str(tiny_bundle)!r})), np.zeros((9, 9, 3), np.uint8)
+for decoder in ("greedy", "beam", "sample"):
+    assert list(captioner.caption(image, decoder=decoder, reranker="log-prob"))
+"""
+    rooms = {"mrnn_runtime." + room for room in ("build", "cli", "retrieval", "testing")}
+    assert loaded_by(caption, rooms) == set()
+    assert loaded_by("import mrnn_runtime.build", rooms) >= {"mrnn_runtime.build"}
+
+
 def test_the_runtime_never_loads_torch():
     code = "import mrnn_runtime; [getattr(mrnn_runtime, name) for name in mrnn_runtime.__all__]"
     assert "torch" not in loaded_by(code)

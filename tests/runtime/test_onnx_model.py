@@ -41,13 +41,13 @@ def walk(step_model, images, steps, *, top_k=5, full=True):
     """Feed rows of tokens, one a step; return the scores of each step and the last state."""
     state, scores = step_model.start(images), []
     for row in steps:
-        found, state = step_model.step(np.asarray(row), state, top_k, full=full)
-        scores.append(found)
+        step, state = step_model.step(np.asarray(row), state, top_k, full=full)
+        scores.append(step)
     return scores, state
 
 
 def rewrite(folder, change):
-    """Change the manifest of a bundle and seal it again."""
+    """Change the manifest of a bundle, and its checksums."""
     manifest = json.loads((folder / "bundle.json").read_text())
     change(manifest)
     write_manifest(folder, manifest)

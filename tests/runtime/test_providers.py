@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -132,9 +133,9 @@ class TestReal:
         with pytest.raises(ProviderError, match="CUDAExecutionProvider is not in") as caught:
             open_session(b"", "x.onnx", "cuda", None)
         assert 'pip install "mrnn-runtime[gpu]"' in caught.value.hint
-        found = probe("cuda")
-        assert (found.listed, found.works) == (False, False)
-        assert "mrnn-runtime[gpu]" in found.detail
+        probed = probe("cuda")
+        assert (probed.listed, probed.works) == (False, False)
+        assert "mrnn-runtime[gpu]" in probed.detail
         assert resolve("auto") == "cpu"
 
     def test_wheels(self):
@@ -170,9 +171,9 @@ class TestInstallation:
             load_onnxruntime()
         assert "mrnn-runtime[cpu]" in caught.value.hint
         assert wheels() == ()
-        found = probe("cpu")
-        assert (found.listed, found.works) == (False, False)
-        assert "mrnn-runtime[cpu]" in found.detail
+        probed = probe("cpu")
+        assert (probed.listed, probed.works) == (False, False)
+        assert "mrnn-runtime[cpu]" in probed.detail
 
     def test_an_empty_folder_is_left(self, site):
         (site / "onnxruntime" / "capi").mkdir(parents=True)
@@ -227,9 +228,9 @@ class TestNamed:
         assert "Failed to load libcublas.so.12 no such directory" in caught.value.message
         assert "onnxruntime-gpu[cuda,cudnn]" in caught.value.hint
         assert capsys.readouterr().out == ""
-        found = probe("cuda")
-        assert (found.listed, found.works) == (True, False)
-        assert "libcublas" in found.detail
+        probed = probe("cuda")
+        assert (probed.listed, probed.works) == (True, False)
+        assert "libcublas" in probed.detail
 
     def test_tensorrt_that_turns_into_cuda(self, play):
         play(listed=GPU_WHEEL, comes_up=[CUDA, CPU])
@@ -253,9 +254,22 @@ class TestNamed:
 
     def test_a_device_that_computes_nonsense(self, play):
         play(listed=GPU_WHEEL, comes_up=[CUDA], adds=np.nan)
-        found = probe("cuda")
-        assert not found.works
-        assert "1 + 1 is nan" in found.detail
+        probed = probe("cuda")
+        assert not probed.works
+        assert "1 + 1 is nan" in probed.detail
+
+    def test_what_other_threads_print_meanwhile_goes_where_it_should(self, play, capsys):
+        def talkative(*args, **options):
+            print("from ONNX Runtime")
+            host = Thread(target=lambda: print("from the host"))
+            host.start()
+            host.join()
+            return actor.InferenceSession(*args, **options)
+
+        actor = play(listed=GPU_WHEEL, comes_up=[CUDA, CPU])
+        sys.modules["onnxruntime"].InferenceSession = talkative
+        open_session(b"", "x.onnx", "cuda", None)
+        assert capsys.readouterr().out == "from the host\n"
 
 
 class TestAuto:

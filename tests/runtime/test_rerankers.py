@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from mrnn_runtime import Candidate, Captioner, EncodedImages, RerankOptions, UsageError, load
+from mrnn_runtime.build import build_references
 from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.errors import BundleError
 from mrnn_runtime.plugins.builtins import mrnn_rerankers
-from mrnn_runtime.reranking.building import build_references
 from mrnn_runtime.reranking.references import References, save_references
 from mrnn_runtime.reranking.rerankers import Consensus, consensus_bleu, consensus_cider
 from mrnn_runtime.reranking.similarity import bleu_f1, cider_d
@@ -56,11 +56,11 @@ def test_a_score_is_the_mean_of_the_m_largest_similarities_to_the_k_nearest(
 ):
     make = {"cider": consensus_cider, "bleu": consensus_bleu}[name]
     reranker = make(load_bundle(tiny_bundle), RerankOptions(k=7, m=5, references=folder))
-    found = reranker.score(images(3), [candidates(4), candidates(1), candidates(9, seed=1)])
+    by_image = reranker.score(images(3), [candidates(4), candidates(1), candidates(9, seed=1)])
     for feature, row, scores in zip(
         images(3).reference_feature,
         (candidates(4), candidates(1), candidates(9, seed=1)),
-        found,
+        by_image,
         strict=True,
     ):
         ((rows, _),) = references.nearest(feature[np.newaxis], 7)
@@ -102,9 +102,9 @@ def test_the_defaults_are_those_of_the_paper(folder, tiny_bundle):
 def test_the_neighbours_that_vote_are_named_nearest_first(references, folder, tiny_bundle):
     options = RerankOptions(k=5, references=folder)
     reranker = consensus_cider(load_bundle(tiny_bundle), options)
-    _, found = reranker.explain(images(2), [candidates(1)] * 2)
+    _, voters = reranker.explain(images(2), [candidates(1)] * 2)
     for neighbours, (rows, distances) in zip(
-        found, references.nearest(images(2).reference_feature, 5), strict=True
+        voters, references.nearest(images(2).reference_feature, 5), strict=True
     ):
         assert [one.image for one in neighbours] == [f"{row}.jpg" for row in rows]
         assert [one.distance for one in neighbours] == distances.tolist() == sorted(distances)
@@ -212,7 +212,7 @@ def test_captions_are_reranked_and_explained(captioner, folder, tmp_path):
         Image.fromarray(photo).save(tmp_path / f"{i}.png")
     options = RerankOptions(k=5, m=4, references=folder)
     plain = list(captioner.caption(tmp_path, n_best=4, beam_size=4))
-    found = list(
+    reranked = list(
         captioner.caption(
             tmp_path,
             n_best=4,
@@ -222,7 +222,7 @@ def test_captions_are_reranked_and_explained(captioner, folder, tmp_path):
             explain=True,
         )
     )
-    for before, after in zip(plain, found, strict=True):
+    for before, after in zip(plain, reranked, strict=True):
         assert (before.reranker, after.reranker) == (None, "consensus-cider")
         scores = [one.rerank_score for one in after.candidates]
         assert scores == sorted(scores, reverse=True)
@@ -237,7 +237,7 @@ def test_captions_are_reranked_and_explained(captioner, folder, tmp_path):
     (first, *_) = captioner.caption(
         tmp_path, batch_size=1, reranker="consensus-cider", rerank=options
     )
-    assert (first.text, first.neighbours) == (found[0].text, ())
+    assert (first.text, first.neighbours) == (reranked[0].text, ())
     (unexplained, *_) = captioner.caption(tmp_path, reranker="log-prob", explain=True)
     assert unexplained.neighbours == ()
 

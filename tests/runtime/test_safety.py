@@ -190,8 +190,8 @@ class TestFlattened:
     def test_a_short_loop_passes_and_runs(self, tmp_path, trips):
         path = write(tmp_path / "x.onnx", FLAT.replace("TRIPS", str(trips)))
         session = make_session(path, "cpu", 1, flattened=True)
-        (found,) = session.run(["y"], {"x": np.ones(1, np.float32)})
-        assert found == (-1) ** trips
+        (result,) = session.run(["y"], {"x": np.ones(1, np.float32)})
+        assert result == (-1) ** trips
 
     @pytest.mark.parametrize(
         ("text", "complaint"),

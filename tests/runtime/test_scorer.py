@@ -147,6 +147,7 @@ def test_the_readout_runs_where_the_model_does(make_tiny_bundle, monkeypatch):
         lambda *given, **more: asked.append(given[1:]) or make_session(*given, **more),
     )
     model = load(folder, provider="cpu", threads=1).model
+    monkeypatch.delattr(engine.OnnxEncoder, "encode")  # no image is encoded for sentences alone
     scorers = [load_scorer(model, [(4, 5)]) for _ in range(2)]
     assert asked == [("cpu", 1)] * 3
     assert scorers[0].readout is scorers[1].readout is not None

@@ -66,21 +66,21 @@ def scores(captioner, gallery, sentences):
 
 def test_photos_are_ranked_by_the_probability_of_the_sentence(captioner, photos):
     gallery = open_gallery(captioner, [photos])
-    found = find_photos(captioner, SENTENCES[1], gallery)
+    matches = find_photos(captioner, SENTENCES[1], gallery)
     expected = scores(captioner, gallery, [SENTENCES[1]])[:, 0]
-    assert [match.path for match in found] == [gallery.paths[i] for i in np.argsort(-expected)]
-    assert [match.log_prob for match in found] == sorted(expected, reverse=True)
-    assert {match.sentence for match in found} == {SENTENCES[1]}
+    assert [match.path for match in matches] == [gallery.paths[i] for i in np.argsort(-expected)]
+    assert [match.log_prob for match in matches] == sorted(expected, reverse=True)
+    assert {match.sentence for match in matches} == {SENTENCES[1]}
 
 
 def test_sentences_are_ranked_by_what_the_photo_adds(captioner, photos):
     gallery = open_gallery(captioner, [photos])
     background = captioner.encoder.encode(np.zeros((2, 16, 16, 3), np.uint8))
-    found = rank_sentences(captioner, SENTENCES, gallery, background=background)
+    ranked = rank_sentences(captioner, SENTENCES, gallery, background=background)
     expected = scores(captioner, gallery, SENTENCES)
     ids = [captioner.vocabulary.encode(sentence) for sentence in SENTENCES]
     prior = np.log(np.exp(load_scorer(captioner.model, ids).log_probs(background)).mean(axis=0))
-    for matches, numbers, path in zip(found, expected, gallery.paths, strict=True):
+    for matches, numbers, path in zip(ranked, expected, gallery.paths, strict=True):
         assert [m.score for m in matches] == pytest.approx(sorted(numbers - prior, reverse=True))
         assert {m.path for m in matches} == {path}
         by_sentence = {m.sentence: m.log_prob for m in matches}
@@ -214,8 +214,8 @@ class TestCache:
         other = replace(captioner, bundle=replace(captioner.bundle, preprocess=crop))
         cropped = open_gallery(other, [tmp_path / "wide.png"], cache=tmp_path / "cache")
         again = open_gallery(other, [tmp_path], cache=tmp_path / "cache")
-        found = [g.images.reference_feature[0].tolist() for g in (squashed, cropped, again)]
-        assert found[0] != found[1] == found[2]
+        features = [g.images.reference_feature[0].tolist() for g in (squashed, cropped, again)]
+        assert features[0] != features[1] == features[2]
 
     def test_another_model_has_another_cache(self, captioner, photos, tmp_path, make_tiny_bundle):
         self.counted(captioner, photos, tmp_path)
@@ -244,18 +244,18 @@ class TestCommands:
         return lambda *args: mrnn(*args, "--model", with_background, "--provider", "cpu")
 
     def test_search(self, ask, photos, tmp_path):
-        found = ask("search", "a dog on grass", photos)
-        lines = [line.split("\t") for line in found.out.splitlines()]
+        result = ask("search", "a dog on grass", photos)
+        lines = [line.split("\t") for line in result.out.splitlines()]
         assert sorted(path for _, path in lines) == sorted(map(str, photos.rglob("*.*g")))
         assert [float(score) for score, _ in lines] == sorted(
             (float(score) for score, _ in lines), reverse=True
         )
         assert list((tmp_path / "home" / "mrnn" / "search").iterdir())
-        assert ask("search", "a dog on grass", photos).out == found.out
+        assert ask("search", "a dog on grass", photos).out == result.out
 
     def test_search_writes_json_of_the_best(self, ask, photos, tmp_path):
-        found = ask("search", "a dog", photos, "--top", 2, "--json", "--no-cache")
-        records = [json.loads(line) for line in found.out.splitlines()]
+        result = ask("search", "a dog", photos, "--top", 2, "--json", "--no-cache")
+        records = [json.loads(line) for line in result.out.splitlines()]
         assert [record["rank"] for record in records] == [1, 2]
         assert records[0]["log_prob"] >= records[1]["log_prob"]
         assert not (tmp_path / "home").exists()
@@ -263,24 +263,24 @@ class TestCommands:
     def test_rank(self, ask, photos, tmp_path):
         file = tmp_path / "sentences.txt"
         file.write_text("\n".join([*SENTENCES, "", SENTENCES[0]]))
-        found = ask("rank", photos / "a.png", "--sentences", file, "--top", 3)
-        lines = [line.split("\t") for line in found.out.splitlines()]
+        result = ask("rank", photos / "a.png", "--sentences", file, "--top", 3)
+        lines = [line.split("\t") for line in result.out.splitlines()]
         assert len(lines) == 3
         assert {sentence for *_, sentence in lines} < set(SENTENCES)
         assert (
             ask(
                 "rank", photos / "a.png", "--sentences", file, "--background", photos, "--top", 3
             ).out
-            != found.out
+            != result.out
         )
 
     def test_words_that_the_model_does_not_know(self, ask, photos):
-        found = ask("search", "a zebra", photos)
-        assert found.code == 0
-        assert "zebra" in found.err
-        found = ask("search", "zebra", photos)
-        assert (found.code, found.out) == (2, "")
-        assert "knows no word of 'zebra'" in found.err
+        result = ask("search", "a zebra", photos)
+        assert result.code == 0
+        assert "zebra" in result.err
+        result = ask("search", "zebra", photos)
+        assert (result.code, result.out) == (2, "")
+        assert "knows no word of 'zebra'" in result.err
 
     def test_what_is_wrong_is_said_before_photos_are_encoded(
         self, ask, photos, tmp_path, monkeypatch
@@ -291,9 +291,9 @@ class TestCommands:
             "mrnn_runtime.retrieval.gallery.open_gallery", None
         )  # a call would fail
         for command in (["search", "zebra", photos], ["rank", photos, "--sentences", file]):
-            found = ask(*command)
-            assert found.code == 2
-            assert "knows no word of 'zebra'" in found.err
+            result = ask(*command)
+            assert result.code == 2
+            assert "knows no word of 'zebra'" in result.err
 
     def test_broken_photos_of_the_background(self, ask, photos, tmp_path):
         file = tmp_path / "sentences.txt"
@@ -302,33 +302,33 @@ class TestCommands:
         others.mkdir()
         (others / "broken.png").write_bytes(b"no image")
         command = "rank", photos / "b.jpg", "--sentences", file, "--background", others
-        found = ask(*command)
-        assert (found.code, found.out) == (2, "")
-        assert "no background image" in found.err
+        result = ask(*command)
+        assert (result.code, result.out) == (2, "")
+        assert "no background image" in result.err
         (photos / "a.png").rename(others / "a.png")
-        found = ask(*command)
-        assert (found.code, len(found.out.splitlines())) == (1, len(SENTENCES))
-        assert "broken.png" in found.err
-        assert "1 of 3 images failed" in found.err
+        result = ask(*command)
+        assert (result.code, len(result.out.splitlines())) == (1, len(SENTENCES))
+        assert "broken.png" in result.err
+        assert "1 of 3 images failed" in result.err
 
     def test_a_broken_photo_is_named(self, ask, photos):
         (photos / "a.png").write_bytes(b"no image")
-        found = ask("search", "a dog", photos)
-        assert found.code == 1
-        assert len(found.out.splitlines()) == 2
-        assert "a.png" in found.err
-        assert "1 of 3 images failed" in found.err
+        result = ask("search", "a dog", photos)
+        assert result.code == 1
+        assert len(result.out.splitlines()) == 2
+        assert "a.png" in result.err
+        assert "1 of 3 images failed" in result.err
 
     @pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe"])
     def test_sentences_that_cannot_be_read(self, ask, photos, tmp_path, content):
         file = tmp_path / "sentences.txt"
         if content is not None:
             file.write_bytes(content)
-        found = ask("rank", photos, "--sentences", file)
-        assert found.code == 2
-        assert str(file) in found.err
-        assert "hint: " in found.err
+        result = ask("rank", photos, "--sentences", file)
+        assert result.code == 2
+        assert str(file) in result.err
+        assert "hint: " in result.err
 
     def test_options_that_exclude_each_other(self, ask, photos, tmp_path):
-        found = ask("search", "a dog", photos, "--cache", tmp_path, "--no-cache")
-        assert found.code == 2
+        result = ask("search", "a dog", photos, "--cache", tmp_path, "--no-cache")
+        assert result.code == 2

@@ -59,7 +59,7 @@ def xmp(description, *, before="", after="", about="", packet=True):
 def facts(content):
     """All that an XMP file says but for its caption, as it is written."""
     root = ElementTree.fromstring(content)
-    found = []
+    said = []
     for element in root.iter():
         if element.tag.endswith("}description"):
             for item in list(element.iter()):
@@ -67,13 +67,13 @@ def facts(content):
                     None,
                     "x-default",
                 ):
-                    found.append((item.tag, item.text, tuple(item.items())))
+                    said.append((item.tag, item.text, tuple(item.items())))
                 item.clear()
         elif element.text and element.text.strip():
-            found.append((element.tag, element.text))
+            said.append((element.tag, element.text))
         elif element.tag.endswith("}Description") and len(element.items()) > 1:
-            found.append((element.tag, tuple(sorted(element.items()))))
-    return found
+            said.append((element.tag, tuple(sorted(element.items()))))
+    return said
 
 
 @given(
@@ -178,11 +178,11 @@ class TestCommand:
     def test_a_caption_that_a_person_wrote_stays_unless_asked(self, caption, photo, beside):
         content = xmp(ALT.format('<rdf:li xml:lang="x-default">my dog</rdf:li>'))
         beside.write_bytes(content)
-        found = caption(photo, "--sidecar", "xmp")
-        assert (found.code, beside.read_bytes()) == (0, content)
-        assert "1 photos keep the caption that they have (--overwrite replaces it)" in found.err
-        found = caption(photo, "--sidecar", "xmp", "--overwrite")
-        assert caption_of(beside.read_bytes()) == found.out.rstrip("\n").split("\t")[1]
+        result = caption(photo, "--sidecar", "xmp")
+        assert (result.code, beside.read_bytes()) == (0, content)
+        assert "1 photos keep the caption that they have (--overwrite replaces it)" in result.err
+        result = caption(photo, "--sidecar", "xmp", "--overwrite")
+        assert caption_of(beside.read_bytes()) == result.out.rstrip("\n").split("\t")[1]
         assert SUBJECTS.encode() in beside.read_bytes()
 
     def test_a_file_named_without_the_suffix_is_read_and_left_alone(self, caption, photo, beside):
@@ -199,17 +199,17 @@ class TestCommand:
     def test_a_hostile_file_fails_one_photo(self, caption, photos, beside):
         content = (BOMB + xmp("", packet=False).decode()).encode()
         beside.write_bytes(content)
-        found = caption(photos, "--sidecar", "xmp")
-        assert found.code == 1
-        assert "2 captioned, 1 failed" in found.err
-        assert "document type" in found.err
+        result = caption(photos, "--sidecar", "xmp")
+        assert result.code == 1
+        assert "2 captioned, 1 failed" in result.err
+        assert "document type" in result.err
         assert beside.read_bytes() == content
 
     def test_a_pipe_in_its_place_fails_one_photo(self, caption, photo, beside):
         os.mkfifo(beside)
-        found = caption(photo, "--sidecar", "xmp")
-        assert found.code == 1
-        assert "is no file" in found.err
+        result = caption(photo, "--sidecar", "xmp")
+        assert result.code == 1
+        assert "is no file" in result.err
 
     def test_overwrite_is_for_xmp(self, caption, photo):
         assert caption(photo, "--sidecar", "txt", "--overwrite").code == 2

@@ -25,12 +25,12 @@ def load_convolutions(net: nn.Module, file: Path) -> None:
     Raises:
         ValueError: the graph's convolutions are not those of the net.
     """
-    found = list(_convolutions(file))
+    convolutions = list(_convolutions(file))
     layers = list(_layers(net))
     shapes = [tuple(conv.weight.shape) for conv, _ in layers]
-    if [tuple(weight.shape) for weight, _ in found] != shapes:
+    if [tuple(weight.shape) for weight, _ in convolutions] != shapes:
         raise ValueError("the convolutions are those of another net")
-    for (conv, norm), (weight, bias) in zip(layers, found, strict=True):
+    for (conv, norm), (weight, bias) in zip(layers, convolutions, strict=True):
         conv.weight.data = weight
         norm.weight.data.fill_(1.0)
         norm.bias.data = bias

@@ -187,8 +187,8 @@ def open_source(inputs: Sequence[str], *, column: str, name: str) -> tuple[Sourc
     files: list[File] = []
     for place in wanted:
         path = os.path.abspath(place) if is_local else open_place(place)[1]
-        found = sorted(_find(filesystem, path), key=lambda info: info.path)
-        if not found:
+        listed = sorted(_find(filesystem, path), key=lambda info: info.path)
+        if not listed:
             raise UsageError(
                 f"{place} holds no photos", hint="photos, tars and Parquet files are looked for"
             )
@@ -197,7 +197,7 @@ def open_source(inputs: Sequence[str], *, column: str, name: str) -> tuple[Sourc
         below = len(_fixed(path))
         files += [
             File(start + info.path[below:], info.path, f"{info.size}/{info.mtime_ns}")
-            for info in found
+            for info in listed
         ]
     return Source(filesystem=filesystem, is_local=is_local, column=column, name=name), files
 

@@ -85,19 +85,19 @@ def test_a_bucket_goes_through_ray(ran, expected, bucket, photos):
     filesystem, root = open_place(bucket("out"))
     from pyarrow.fs import FileSelector
 
-    found = {}
+    captions = {}
     for info in filesystem.get_file_info(FileSelector(root)):
         if info.extension == "jsonl":
             with filesystem.open_input_file(info.path) as file:
                 for line in file.read().splitlines():
                     record = json.loads(line)
-                    found[record["path"].removeprefix("s3://bucket/in/")] = record["caption"]
+                    captions[record["path"].removeprefix("s3://bucket/in/")] = record["caption"]
     texts = {
         path.removeprefix(f"{photos}/"): record["caption"]
         for path, record in expected.items()
         if "error" not in record
     }
-    assert found == texts
+    assert captions == texts
 
 
 def test_what_is_killed_is_there_once(tiny_bundle, photos):

@@ -183,15 +183,15 @@ def test_photos_inside_of_files_get_the_same_captions(tiny_bundle, photos, tmp_p
     column = "place" if kind == "paths" else "bytes"
     done = caption(tiny_bundle, [source], tmp_path / "out", column=column)
     assert done == (1 if kind == "tar" else 4)
-    found = {record["path"]: record for record in map(json.loads, lines_of(tmp_path / "out"))}
-    assert sorted(found) == sorted(prefix + name for name in names)
+    report = {record["path"]: record for record in map(json.loads, lines_of(tmp_path / "out"))}
+    assert sorted(report) == sorted(prefix + name for name in names)
     for line in alone(tiny_bundle, [photos / name for name in names]):
         record = json.loads(line)
         name = prefix + record.pop("path").removeprefix(f"{photos}/")
         if "error" in record:
-            assert "error" in found[name]
+            assert "error" in report[name]
         else:
-            assert found[name] == {"path": name, **record}
+            assert report[name] == {"path": name, **record}
 
 
 def test_a_tar_that_is_cut_keeps_what_it_held(tiny_bundle, photos, tmp_path):
@@ -323,14 +323,14 @@ def test_a_gallery_on_disk_ranks_as_one_in_memory(tiny_bundle, photos, tmp_path)
     folder = tmp_path / "gallery"
     assert write_gallery(str(tmp_path / "out"), str(folder), model=str(tiny_bundle)) == 30
     captioner = load(tiny_bundle, provider="cpu")
-    found = find_stored(captioner, "a dog on grass", open_stored(captioner, folder), top=30)
+    matches = find_stored(captioner, "a dog on grass", open_stored(captioner, folder), top=30)
     expected = find_photos(captioner, "a dog on grass", open_gallery(captioner, [photos]))
-    assert sorted(match.path for match in found) == sorted(match.path for match in expected)
+    assert sorted(match.path for match in matches) == sorted(match.path for match in expected)
     scores = {match.path: match.score for match in expected}
-    assert [match.score for match in found] == pytest.approx(
-        [scores[match.path] for match in found], abs=2e-2
+    assert [match.score for match in matches] == pytest.approx(
+        [scores[match.path] for match in matches], abs=2e-2
     )
-    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+    assert [m.score for m in matches] == sorted((m.score for m in matches), reverse=True)
     with pytest.raises(UsageError, match="not empty"):
         write_gallery(str(tmp_path / "out"), str(folder), model=str(tiny_bundle))
     (folder / "offsets.npy").write_bytes(b"no")

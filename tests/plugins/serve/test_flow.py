@@ -152,12 +152,13 @@ def test_one_log_line_and_one_count_a_request(start, tiny, jpeg, path):
         figures = server.client.get("/metrics").text
     first = server.log[0]
     assert len(server.log) == 3
-    found = path == "/v1/caption"
+    native = path == "/v1/caption"
     assert first["id"] == "my-id.1"
-    assert (first["path"], first["status"], first["photos"]) == (path, 200 if found else 404, found)
-    label = path if found else "other"
+    status = 200 if native else 404
+    assert (first["path"], first["status"], first["photos"]) == (path, status, native)
+    label = path if native else "other"
     count = f'mrnn_requests_total{{path="{label}",status="{first["status"]}"}} 2.0'
     assert count in figures
-    if found:
+    if native:
         assert 'mrnn_photos_total{result="ok"} 2.0' in figures
         assert "mrnn_batch_photos_count 3.0" in figures  # one warmed up

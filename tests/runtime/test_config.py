@@ -101,9 +101,9 @@ def test_a_file_of_another_user_is_not_trusted(write, monkeypatch):
 def test_a_folder_of_photos_does_not_say_which_file_is_written(write, caption, photos, tmp_path):
     (tmp_path / "precious").write_text("precious")
     write(f'[caption]\noutput = "{tmp_path / "precious"}"')
-    found = caption(photos / "a.png")
-    assert (found.code, found.out) == (2, "")
-    assert "mrnn.toml of the current folder names a file: output" in found.err
+    result = caption(photos / "a.png")
+    assert (result.code, result.out) == (2, "")
+    assert "mrnn.toml of the current folder names a file: output" in result.err
     assert (tmp_path / "precious").read_text() == "precious"
 
 

@@ -36,6 +36,8 @@ bench: .venv/.dev
 	@$(BIN)/python benchmarks/decoding.py --json benchmarks/decoding.json
 	@$(BIN)/python benchmarks/consensus.py --model flickr8k --json benchmarks/consensus.json
 	@$(BIN)/python benchmarks/retrieval.py --json benchmarks/retrieval.json
+	@$(BIN)/python benchmarks/readers.py --json benchmarks/readers.json
+	@$(BIN)/python benchmarks/scaling.py --json benchmarks/scaling.json
 	@$(BIN)/python benchmarks/end_to_end.py --json benchmarks/end_to_end.json --markdown benchmarks/README.md
 
 # Hostile photos and bundles with a new seed, for an hour or for MINUTES.

@@ -87,10 +87,14 @@ def write_metadata(result: Caption, *, overwrite: bool, keep_mtime: bool) -> boo
     metadata = optional("mrnn_photos.metadata")
     photo = Path(result.path)
     with _blaming(photo):
+        status = photo.stat()
         before = photo.read_bytes()
         if not overwrite and metadata.caption_of(before):
             return False
         content = metadata.with_caption(before, result.text)
+        now = photo.stat()
+        if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
+            raise ValueError("somebody changes it at this moment")
         replace_file(photo, content, through=True, keep_mtime=keep_mtime)
     return True
 

@@ -97,6 +97,7 @@ def _opened(content: bytes) -> Iterator[pyexiv2.ImageData | None]:
     _forget_errors()
     try:
         with pyexiv2.ImageData(content) as image:
+            # Of HEIC that exiftool wrote, Exiv2 0.28 does not even read XMP.
             writes = image.get_access_mode()["xmp"] == "read+write"
             yield image if writes else None
     except RuntimeError as error:

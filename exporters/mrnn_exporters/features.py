@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sqlite3
+import tempfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import astuple, replace
@@ -57,7 +58,8 @@ def features(
         name: what users call the backbone, for errors.
 
     Returns:
-        float16 [n, d], read-only; NaN where a photo cannot be read, see ``broken``.
+        float16 [n, d], read-only, mapped from a file: memory does not grow with n. NaN where a
+        photo cannot be read, see ``broken``.
 
     Raises:
         UsageError: an unknown view, or more than 1 % of the photos cannot be read.
@@ -69,7 +71,7 @@ def features(
     with blaming(f"backbone {name!r}"):
         net = _identity(backbone)
     keys = [_stamp(path) for path in paths]
-    values = np.full((len(paths), backbone.feature_size), np.nan, np.float16)
+    values = _mapped((len(paths), backbone.feature_size), cache)
     with _store(cache / "features" / f"{net}-{view}.sqlite") as store:
         left = _read(store, keys, values)
         if left:
@@ -112,6 +114,19 @@ def read_view(path: Path, preprocess: Preprocess, view: str) -> NDArray[np.uint8
     window = Image.fromarray(image[top : top + rows, left : left + columns])
     resized = window.resize(size[::-1], _INTERPOLATIONS[preprocess.interpolation])
     return np.asarray(resized)[:, :: rng.choice((-1, 1))]
+
+
+def _mapped(shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
+    """Return an array of NaN in a file without a name, which goes when the array does."""
+    if 0 in shape:  # which cannot be mapped
+        return np.empty(shape, np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        row = np.full(shape[1], np.nan, np.float16).tobytes()
+        for start in range(0, shape[0], 1024):
+            file.write(row * min(1024, shape[0] - start))
+        file.flush()
+        return np.memmap(file, np.float16, "r+", shape=shape)
 
 
 @contextmanager

@@ -41,7 +41,9 @@ class TrainConfig:
         max_words: a longer training caption is cut there.
         epochs: passes over the captions, in which the learning rate falls to zero.
         patience: epochs without a better dev perplexity after which training stops early.
-        batch_size: captions a step.
+        batch_size: captions a step, in each process.
+        accumulate: steps whose gradients are added up before the weights change.
+        precision: of the arithmetic: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         learning_rate: the highest learning rate of Adam.
         weight_decay: AdamW's, decoupled.
         label_smoothing: share of the target spread over the vocabulary.
@@ -71,6 +73,8 @@ class TrainConfig:
     epochs: int = 20
     patience: int = 3
     batch_size: int = 256
+    accumulate: int = 1
+    precision: str = "32-true"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     label_smoothing: float = 0.0

@@ -11,6 +11,7 @@ import csv
 import json
 import logging
 import warnings
+from array import array
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -44,7 +45,7 @@ from mrnn_runtime import UsageError
 from mrnn_runtime.build import blaming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from mrnn_exporters.nets import Cell
     from mrnn_exporters.starts import Start
     from mrnn_runtime import Backbone
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class Batch(NamedTuple):
@@ -91,40 +95,54 @@ class CaptionDataset(Dataset[tuple[list[int], Tensor, int]]):
         self.views = views
         lost = np.any([features.broken(view) for view in views], axis=0)
         bos, eos = (SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
-        self.sentences = [
-            (row, [bos, *ids[:max_words], eos])
-            for row, example in enumerate(examples)
-            if not lost[row]
-            for caption in example.captions
-            if (ids := encode_caption(tokenizer, caption))
-        ]
+        # One array for all captions: as lists they would take ten times as much memory.
+        self._tokens, self._ends, self._rows = array("i"), array("q", [0]), array("i")
+        for row, example in enumerate(examples):
+            for caption in example.captions if not lost[row] else ():
+                if ids := encode_caption(tokenizer, caption):
+                    self._tokens.extend((bos, *ids[:max_words], eos))
+                    self._ends.append(len(self._tokens))
+                    self._rows.append(row)
 
     def __len__(self) -> int:
         """Count the captions."""
-        return len(self.sentences)
+        return len(self._rows)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[int], Tensor, int]:
         """Return ids, feature float32 [d] and photo of (caption, epoch)."""
         index, epoch = key
-        row, sentence = self.sentences[index]
+        row = self._rows[index]
         view = self.views[(index + epoch) % len(self.views)]
-        return sentence, torch.from_numpy(np.asarray(view[row], np.float32)), row
+        return self._sentence(index), torch.from_numpy(np.asarray(view[row], np.float32)), row
 
     def by_photo(self) -> list[list[list[int]]]:
         """Return the captions of each photo as word ids, without <bos> and <eos>."""
         groups: list[list[list[int]]] = [[] for _ in self.views[0]]
-        for row, sentence in self.sentences:
-            groups[row].append(sentence[1:-1])
+        for index, row in enumerate(self._rows):
+            groups[row].append(self._sentence(index)[1:-1])
         return groups
+
+    def _sentence(self, index: int) -> list[int]:
+        return self._tokens[self._ends[index] : self._ends[index + 1]].tolist()
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles by (seed, epoch) and tells the data set which epoch it is."""
+    """Shuffles by (seed, epoch) and tells the data set which epoch it is.
+
+    In order, each caption is there once: processes may have one more or one less than others.
+    """
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (caption, epoch)."""
-        for index in super().__iter__():
+        mine = range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]
+        for index in super().__iter__() if self.shuffle else mine:
             yield index, self.epoch  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        """Count the captions of this process."""
+        if self.shuffle:
+            return super().__len__()
+        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
 
 
 def collate(items: list[tuple[list[int], Tensor, int]]) -> Batch:
@@ -206,7 +224,9 @@ class Trainee(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw dropout from (seed, step), whatever happened before."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
+        part = 7919 * (batch_idx % self.config.accumulate)
+        step = self.config.seed * 1_000_003 + self.global_step * 1009
+        torch.manual_seed(step + part + self.global_rank)
 
     def _features(self, batch: Batch) -> Tensor:
         if self.tail is None:
@@ -225,6 +245,7 @@ class Trainee(lightning.LightningModule):
         loss = functional.cross_entropy(
             logits, batch.target, label_smoothing=self.config.label_smoothing
         )
+        loss = loss * self._share(len(batch.target))
         if self.reward is not None:
             self.eval()
             with blaming(f"cell {self.config.cell!r}"):
@@ -240,6 +261,17 @@ class Trainee(lightning.LightningModule):
             loss = loss + self.config.reward * cost
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
         return loss
+
+    def _share(self, words: int) -> float | Tensor:
+        """Return by how much this process has more words than the mean of all processes.
+
+        Their gradients are averaged; so weighted, that is the mean over all words of the step.
+        """
+        if self.trainer.world_size == 1:
+            return 1.0
+        every = self.all_gather(torch.tensor(float(words), device=self.device))
+        assert isinstance(every, Tensor)
+        return words / every.mean()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the words of the last epoch."""
@@ -280,7 +312,15 @@ class Trainee(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False) -> Run:
+def run(
+    config: TrainConfig,
+    output: Path,
+    *,
+    cache: Path,
+    resume: bool = False,
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+) -> Run:
     """Train a cell and write the run to ``output``.
 
     Args:
@@ -288,6 +328,8 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
         output: the run's folder; must be new or empty unless ``resume``.
         cache: where CNN features are kept between runs.
         resume: go on from the last epoch that ``output`` holds.
+        devices: processes of this machine; ``auto`` is one a GPU, and one without.
+        num_nodes: machines, each of which runs this with the environment of ``torchrun``.
 
     Raises:
         UsageError: the folder is in use, or holds a run with another configuration; the captions do
@@ -355,9 +397,9 @@ def run(config: TrainConfig, output: Path, *, cache: Path, resume: bool = False)
     if config.reward:
         reward = CiderReward(data.train.by_photo(), tokenizer.get_vocab_size())
     with _quick_products():
-        trainee, best = _fit(
-            config, data, Trainee(config, net, reward, tail), output, resume=resume
-        )
+        trainee = Trainee(config, net, reward, tail)
+        hardware = {"devices": devices, "num_nodes": num_nodes}
+        trainee, best = _fit(config, data, trainee, output, hardware, resume=resume)
     facts = {
         "vocabulary_size": tokenizer.get_vocab_size(),
         "feature_size": backbone.feature_size,
@@ -436,7 +478,13 @@ def _claim(config: TrainConfig, output: Path, *, resume: bool) -> None:
 
 
 def _fit(
-    config: TrainConfig, data: Data, trainee: Trainee, output: Path, *, resume: bool
+    config: TrainConfig,
+    data: Data,
+    trainee: Trainee,
+    output: Path,
+    hardware: Mapping[str, Any],
+    *,
+    resume: bool,
 ) -> tuple[Trainee, dict[str, object]]:
     """Run Lightning's loop; return the best epoch's weights and its facts."""
     folder = output / "lightning"
@@ -466,6 +514,9 @@ def _fit(
         warnings.filterwarnings("ignore", ".*in eval mode at the start.*")  # Trainee.train
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own use
         trainer = lightning.Trainer(
+            **hardware,
+            precision=config.precision,  # type: ignore[arg-type]
+            accumulate_grad_batches=config.accumulate,
             max_epochs=config.epochs,
             gradient_clip_val=config.clip,
             callbacks=used,
@@ -479,6 +530,8 @@ def _fit(
             _keep_metrics(trainer, last)
         trainer.fit(trainee, data, ckpt_path=last if resume else None, weights_only=True)
         curve = tuple(trainee.curve)
+        if not _is_main():
+            return trainee, {}
         checkpoint = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
         trainee.load_state_dict(checkpoint["state_dict"])
         # A trainer of its own: the other one would swap in its average of the weights.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from mrnn_exporters import datasets
 from mrnn_exporters.datasets.common import held_out
+from mrnn_exporters.datasets.tars import webdataset
 from mrnn_runtime.errors import UsageError
 
 
@@ -288,3 +291,50 @@ def test_the_real_flickr8k(flickr8k_root: Path) -> None:
     assert {s: len(p) for s, p in parts.items()} == {"train": 6000, "dev": 1000, "test": 1000}
     assert {len(e.captions) for part in parts.values() for e in part} == {5}
     assert len({e.path for part in parts.values() for e in part}) == 8000
+
+
+def tar_of(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_tars_hold_photos_and_what_is_on_them(tmp_path: Path) -> None:
+    both = {"x/a.jpg": "", "x/a.txt": "A dog .\nA cat .\n", "../b.PNG": "", "../b.json": ""}
+    both["../b.json"] = json.dumps({"captions": ["A hat ."], "url": "somewhere"})
+    tar_of(tmp_path / "one.tar", both)
+    tar_of(tmp_path / "two.tar", {"c.jpg": "", "c.json": '{"caption": "A man ."}', "c.cls": "3"})
+    examples = [e for split in datasets.SPLITS for e in webdataset(tmp_path, split)]
+    found = {e.path.name: e.captions for e in examples}
+    assert found == {"a.jpg": ("A dog .", "A cat ."), "b.PNG": ("A hat .",), "c.jpg": ("A man .",)}
+    assert all(e.path.is_file() and tmp_path in e.path.parents for e in examples)
+    before = {e.path: e.path.stat().st_mtime_ns for e in examples}
+    again = [e for split in datasets.SPLITS for e in webdataset(tmp_path, split)]
+    assert {e.path: e.path.stat().st_mtime_ns for e in again} == before
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.jpg": ""}, "says what is on it"),
+        ({"a.jpg": "", "a.txt": "\n"}, "no captions"),
+        ({"a.jpg": "", "a.json": "[]"}, "no captions"),
+        ({"a.jpg": "", "a.json": '{"caption": 3}'}, "no captions"),
+        (None, "no whole tar"),
+    ],
+)
+def test_a_tar_that_is_not_one_of_those_is_named(
+    tmp_path: Path, files: dict[str, str] | None, words: str
+) -> None:
+    with pytest.raises(UsageError, match="holds no tar"):
+        webdataset(tmp_path, "train")
+    if files is None:
+        (tmp_path / "one.tar").write_bytes(b"no tar" * 200)
+    else:
+        tar_of(tmp_path / "one.tar", files)
+    with pytest.raises(UsageError, match=words):
+        for split in datasets.SPLITS:
+            webdataset(tmp_path, split)

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 from ray.cluster_utils import Cluster
 
+os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # busy machines
 WHAT = ("worker", "node", "program", "head")
 MOST_SECONDS = 240  # between two parts; then something hangs
 STORE = 80 * 2**20  # of objects: what goes through Ray is small

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-DATASETS = "flickr8k, flickr30k, iapr-tc12, coco, karpathy or folder"
+DATASETS = "flickr8k, flickr30k, iapr-tc12, coco, karpathy, folder or webdataset"
 
 
 def data_sets(given: Sequence[str], roots: Sequence[Path]) -> tuple[tuple[str, str], ...]:

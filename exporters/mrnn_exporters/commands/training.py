@@ -101,6 +101,25 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where CNN features are kept.")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Processes of this machine, each on a GPU where there are some, and each with a"
+            " --batch-size of its own. Else one a GPU, and one without.",
+        ),
+    ] = None,
+    num_nodes: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Machines; start it on each with torchrun.")
+    ] = 1,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the arithmetic."),
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps added up before the weights change.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
 ) -> None:
     """Train a captioner on images and captions."""
@@ -112,6 +131,8 @@ def train(
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
+        "precision": precision,
+        "accumulate": accumulate,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
@@ -138,7 +159,14 @@ def train(
         sizes = old["sizes"] | changes.pop("sizes", {})
         changes = {name: old[name] for name in INHERITED} | {"sizes": sizes} | changes
     config = TrainConfig(datasets=data_sets(dataset, root or ()), **changes)
-    trainer.run(config, output, cache=cache or cache_folder(), resume=resume)
+    trainer.run(
+        config,
+        output,
+        cache=cache or cache_folder(),
+        resume=resume,
+        devices=devices or "auto",
+        num_nodes=num_nodes,
+    )
 
 
 def export(

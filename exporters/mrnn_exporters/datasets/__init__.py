@@ -16,6 +16,7 @@ from mrnn_exporters.datasets.common import SPLITS, Example
 from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
 from mrnn_exporters.datasets.folder import folder
 from mrnn_exporters.datasets.iapr import iapr_tc12
+from mrnn_exporters.datasets.tars import webdataset
 from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "coco": coco,
     "karpathy": karpathy,
     "folder": folder,
+    "webdataset": webdataset,
 }
 MAX_LOST = 0.01
 ALL = "/all"

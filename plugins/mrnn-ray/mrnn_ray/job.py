@@ -87,6 +87,8 @@ def connect(address: str | None) -> None:
     # What Ray has to say goes to its log files; stderr is ours.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its advice for GPUs
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # On a busy machine, what Ray starts beside a node takes longer than it waits for.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
         ray.init(
             address=address,

@@ -1,6 +1,7 @@
 """What test_cluster.py looks at, in a process of its own: Ray warns, and keeps threads."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import ray
 from mrnn_ray import caption_dataset
 from mrnn_runtime.cli import main
 
+os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # busy machines
 photos, model, scratch, bucket_in, bucket_out = sys.argv[1:]
 scratch = Path(scratch)
 ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False)

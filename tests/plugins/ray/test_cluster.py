@@ -70,7 +70,8 @@ def test_embeddings_are_columns(ran):
 
 def test_the_command_writes_what_mrnn_caption_writes(ran, expected):
     scratch, result, said = ran
-    lines = [json.loads(x) for f in (scratch / "out").glob("*.jsonl") for x in f.open()]
+    texts = [file.read_text() for file in (scratch / "out").glob("*.jsonl")]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert {line["path"]: line for line in lines} == expected
     assert len(lines) == len(expected)
     assert result["codes"] == [1, 0, 2, 2, 0]

@@ -51,7 +51,10 @@ def main() -> None:
     captioner = load(given.model, provider="cpu", threads=1)
     recipe = captioner.bundle.preprocess
     images = np.stack([read_image(path, recipe) for path in paths[: given.limit]])
-    results: dict[str, object] = {}
+    results: dict[str, object] = {
+        "version": captioner.bundle.version,
+        "precision": captioner.bundle.precision,
+    }
     with TemporaryDirectory() as scratch:
         for decoder in ("beam", "greedy"):
             path = Path(scratch, f"{decoder}.onnx")
@@ -64,8 +67,10 @@ def main() -> None:
         results["start"] = start(path, recipe.height, recipe.width)
         results["bytes"] = path.stat().st_size
         print("start", results["start"])
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+    if given.json:  # beside what it holds of other models
+        every = json.loads(given.json.read_text()) if given.json.exists() else {}
+        every[captioner.bundle.name] = results
+        given.json.write_text(json.dumps(every, indent=1) + "\n")
 
 
 def compare(

@@ -1,7 +1,6 @@
-"""The graph of a whole captioner: encoder, a Loop over the cell, and the words as text.
+"""Beam search as ONNX text: ``mrnn_runtime.decoding.beam``, rule by rule and tie by tie.
 
-The loop is the beam search of ``mrnn_runtime.decoding.beam``, rule by rule and tie by tie, in
-standard operators; a beam of 1 is greedy search.
+Standard operators only; a beam of 1 is greedy search. ``flat_graph`` puts a model around it.
 
 Letters in shapes: n images, k beams, r rows (live hypotheses of all images), b best of a row,
 c continuations of an image, m captions of an image, t places of a caption, V vocabulary.
@@ -9,30 +8,21 @@ c continuations of an image, m captions of an image, t places of a caption, V vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto
 
-from mrnn_runtime import UsageError
+from mrnn_runtime.build import SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from numpy.typing import NDArray
 
-    from mrnn_runtime import DecodeOptions
-    from mrnn_runtime.bundle.manifest import Bundle, TensorSpec
-
-    _Shape: TypeAlias = Sequence[int | str | None]
-
-# What every operator below means what it does here from; weights of a bundle ask for 17.
-_LEAST_OPSET = 16
+    from mrnn_runtime import Bundle, DecodeOptions
+    from mrnn_runtime.build import Calibration
 
 # Made once, in front of the loop.
-_SETUP = """
+SETUP = """
 setup (uint8[n, h, w, 3] image) => () {
     n = Shape <start = 0, end = 1> (image)
     beam_shape = Concat <axis = 0> (n, k)
@@ -64,7 +54,7 @@ setup (uint8[n, h, w, 3] image) => () {
 # which decides between equal scores; by_rank: its inverse. pool_*: the captions that ended, best
 # first. best_ended: the log-probabilities of the k most probable of them. cut_*: the hypotheses as
 # they stood before this step, where it was the last one.
-_BEFORE = """
+BEFORE = """
 before (int64 step, int64[r] row) => () {
     owner = Div (row, k)
     can_end = GreaterOrEqual (step, min_length)
@@ -72,7 +62,7 @@ before (int64 step, int64[r] row) => () {
     mask = Gather (masks, mask_row)
 }
 """
-_AFTER = """
+AFTER = """
 after (float[r, v] log_probs) => () {
     allowed = Add (log_probs, mask)
     values, ids = TopK (allowed, b)
@@ -177,7 +167,7 @@ after (float[r, v] log_probs) => () {
 }
 """
 # Captions that were cut stand behind those that ended.
-_END = """
+END = """
 end (double[n, m] pool_score) => () {
     cut_ranked = GatherElements <axis = 1> (cut_log_prob, cut_by_rank)
     cut_by_rank_column = Unsqueeze (cut_by_rank, last_axis)
@@ -213,9 +203,32 @@ end (double[n, m] pool_score) => () {
     caption = Gather (texts, text_place)
 }
 """
+# How probable it is that a caption is a good one; see mrnn_runtime.decoding.confidence.
+CONFIDENCE = """
+confidence (float[n, d] reference_feature) => () {
+    feature = Cast <to = 11> (reference_feature)
+    squares = Mul (feature, feature)
+    energy = ReduceSum (squares, last_axis)
+    image_sum = Mul (energy, image_weight)
+    end_signs = Cast <to = 7> (finished)
+    steps_taken = Add (length, end_signs)
+    steps_or_one = Max (steps_taken, one)
+    steps_exact = Cast <to = 11> (steps_or_one)
+    per_word = Div (log_prob_double, steps_exact)
+    per_word_sum = Mul (per_word, per_word_weight)
+    length_exact = Cast <to = 11> (length)
+    length_sum = Mul (length_exact, length_weight)
+    image_and_bias = Add (image_sum, bias)
+    words_sum = Add (per_word_sum, length_sum)
+    logit_exact = Add (words_sum, image_and_bias)
+    logit = Cast <to = 1> (logit_exact)
+    likely = Sigmoid (logit)
+    confidence = Where (is_any, likely, not_likely)
+}
+"""
 # What the loop carries beside the states: name, type, shape, and what it starts from. The number of
 # rows, and of images, is left open.
-_CARRIED = (
+CARRIED = (
     ("row", TensorProto.INT64, "r", "first_row"),
     ("token", TensorProto.INT64, "r", "first_token"),
     ("log_prob", TensorProto.DOUBLE, "nk", "first_log_prob"),
@@ -231,7 +244,7 @@ _CARRIED = (
     ("cut_words", TensorProto.INT64, "nkt", "first_words"),
     ("cut_by_rank", TensorProto.INT64, "nk", "first_rank"),
 )
-_OUTPUTS = (
+OUTPUTS = (
     ("caption", TensorProto.STRING, "nmt"),
     ("token", TensorProto.INT64, "nmt"),
     ("length", TensorProto.INT64, "nm"),
@@ -239,122 +252,10 @@ _OUTPUTS = (
     ("score", TensorProto.FLOAT, "nm"),
     ("finished", TensorProto.BOOL, "nm"),
 )
+CONFIDENCE_OUTPUT = ("confidence", TensorProto.FLOAT, "nm")
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The nodes of a bundle's graph that its wanted outputs need, under new names.
-
-    Attributes:
-        constant: those that depend on no input.
-        varying: the others.
-        weights: its initialisers.
-    """
-
-    constant: list[NodeProto]
-    varying: list[NodeProto]
-    weights: list[TensorProto]
-
-
-def whole_graph(bundle: Bundle, options: DecodeOptions, texts: Sequence[str]) -> onnx.ModelProto:
-    """Join a bundle's graphs and the search.
-
-    Args:
-        bundle: the model.
-        options: how to search.
-        texts: what each token is as text: V at the start of a caption, then V behind a word.
-
-    Raises:
-        UsageError: the graphs are of operator sets that do not go together.
-    """
-    encoder, cell = (onnx.load(bundle.folder / g.file) for g in (bundle.encoder, bundle.cell))
-    opsets = {o.version for g in (encoder, cell) for o in g.opset_import if not o.domain}
-    if len(opsets) != 1 or min(opsets) < _LEAST_OPSET:
-        raise UsageError(
-            f"the graphs of {bundle.name} are of the ONNX operator sets {sorted(opsets)}",
-            hint=f"export both with the same one, at least {_LEAST_OPSET}",
-        )
-    constants = _constants(bundle, options)
-    constants["texts"] = np.array(texts, np.object_)
-    starts = [state.init for state in bundle.state if state.init != "zeros"]
-    encoded = {name: f"encoded/{name}" for name in (*bundle.image_inputs, *starts)}
-    front = _part(encoder.graph, "encoder", list(encoded), {"image": "image", **encoded})
-    after = {spec.output: f"after/{spec.input}" for spec in bundle.state}
-    names = {
-        "token": "token",
-        "log_probs": "log_probs",
-        **{name: f"of_row/{name}" for name in bundle.image_inputs},
-        **{spec.input: f"state/{spec.input}" for spec in bundle.state},
-        **after,
-    }
-    step = _part(cell.graph, "cell", ["log_probs", *after], names)
-    specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
-    states = [spec.input for spec in bundle.state]
-    setup = _nodes(_SETUP)
-    for spec in bundle.state:
-        if spec.init == "zeros":
-            constants[f"shape/{spec.input}"] = np.array(specs[spec.input].shape[1:], np.int64)
-            constants[f"zero/{spec.input}"] = np.zeros(1, specs[spec.input].dtype)
-            setup += [
-                helper.make_node(
-                    "Concat", ["n", f"shape/{spec.input}"], [f"rows/{spec.input}"], axis=0
-                ),
-                helper.make_node(
-                    "Expand", [f"zero/{spec.input}", f"rows/{spec.input}"], [f"first/{spec.input}"]
-                ),
-            ]
-        else:
-            setup.append(
-                helper.make_node("Identity", [encoded[spec.init]], [f"first/{spec.input}"])
-            )
-    body = [
-        *_nodes(_BEFORE),
-        *(
-            helper.make_node("Gather", [encoded[name], "owner"], [f"of_row/{name}"])
-            for name in bundle.image_inputs
-        ),
-        *step.varying,
-        *_nodes(_AFTER),
-        *(
-            helper.make_node("Gather", [f"after/{name}", "state_row"], [f"next_state/{name}"])
-            for name in states
-        ),
-    ]
-    sizes = {"k": options.beam_size, "m": options.n_best, "t": options.max_length}
-    carried: list[tuple[str, int, _Shape]] = [
-        *(
-            (name, kind, [sizes.get(letter) for letter in shape])
-            for name, kind, shape, _ in _CARRIED
-        ),
-        *((f"state/{name}", _kind(specs[name]), [None, *specs[name].shape[1:]]) for name in states),
-    ]
-    loop = helper.make_node(
-        "Loop",
-        ["steps", "true", *(start for *_, start in _CARRIED), *(f"first/{n}" for n in states)],
-        [name if name.startswith(("pool", "cut")) else f"last/{name}" for name, *_ in carried],
-        body=_body(body, carried),
-    )
-    graph = helper.make_graph(
-        [*front.constant, *step.constant, *front.varying, *setup, loop, *_nodes(_END)],
-        "captioner",
-        [_value("image", TensorProto.UINT8, ["n", *bundle.encoder.inputs[0].shape[1:]])],
-        [
-            _value(name, kind, [sizes.get(letter, letter) for letter in shape])
-            for name, kind, shape in _OUTPUTS
-        ],
-    )
-    used = {name for node in (*graph.node, *body) for name in node.input}
-    graph.initializer.extend([*front.weights, *step.weights])
-    graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in constants.items() if name in used
-    )
-    opset = helper.make_opsetid("", opsets.pop())
-    return helper.make_model(
-        graph, opset_imports=[opset], ir_version=max(encoder.ir_version, cell.ir_version)
-    )
-
-
-def _constants(bundle: Bundle, options: DecodeOptions) -> dict[str, NDArray[np.generic]]:
+def constants(bundle: Bundle, options: DecodeOptions) -> dict[str, NDArray[np.generic]]:
     """Return the numbers that the search is made of, by the names of the text above."""
     size, k, m, t = (
         bundle.vocabulary_size,
@@ -393,61 +294,13 @@ def _constants(bundle: Bundle, options: DecodeOptions) -> dict[str, NDArray[np.g
     }
 
 
-def _part(graph: GraphProto, prefix: str, wanted: Sequence[str], names: Mapping[str, str]) -> _Part:
-    """Take out what the ``wanted`` outputs need; ``names`` are new ones, others get the prefix."""
-    needed, kept = set(wanted), []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    moving = {value.name for value in graph.input} - {tensor.name for tensor in weights}
-    constant, varying = [], []
-    for node in reversed(kept):
-        if moving.intersection(node.input):
-            moving.update(node.output)
-            varying.append(node)
-        else:
-            constant.append(node)
-    new = {name: names.get(name, f"{prefix}/{name}") for name in needed if name}
-    for node in kept:
-        new.update({n: names.get(n, f"{prefix}/{n}") for n in node.output if n})
-    _rename(kept, new)
-    for tensor in weights:
-        tensor.name = new[tensor.name]
-    return _Part(constant, varying, weights)
-
-
-def _rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
-    for node in nodes:
-        node.name = ""
-        for place in (node.input, node.output):
-            place[:] = [names.get(name, name) for name in place]
-
-
-def _body(nodes: list[NodeProto], carried: Sequence[tuple[str, int, _Shape]]) -> GraphProto:
-    """Return the loop's body; a name inside of it must not be one outside of it too."""
-    names = {"step", "going", *(name for name, *_ in carried)}
-    names.update(name for node in nodes for name in node.output)
-    own = {name: f"step/{name}" for name in names}
-    _rename(nodes, own)
-    inputs = [
-        _value("step/step", TensorProto.INT64, []),
-        _value("step/going", TensorProto.BOOL, []),
-    ]
-    inputs += [_value(own[name], kind, shape) for name, kind, shape in carried]
-    outputs = [_value("step/next_going", TensorProto.BOOL, [])]
-    outputs += [_value(own[f"next_{name}"], kind, shape) for name, kind, shape in carried]
-    return helper.make_graph(nodes, "step", inputs, outputs)
-
-
-def _nodes(text: str) -> list[NodeProto]:
-    return list(parser.parse_graph(text).node)
-
-
-def _value(name: str, kind: int, shape: _Shape) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _kind(tensor: TensorSpec) -> int:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+def confidence_constants(calibration: Calibration, size: int) -> dict[str, NDArray[np.generic]]:
+    """Return the numbers that a confidence is made of; ``size`` is that of the feature."""
+    weights = {name: calibration.weights.get(name, 0.0) for name in SIGNALS}
+    return {
+        "bias": np.array([calibration.bias]),
+        "per_word_weight": np.array([weights["per_word"]]),
+        "length_weight": np.array([weights["length"]]),
+        "image_weight": np.array([weights["image"] / size]),  # of the sum of squares
+        "not_likely": np.zeros(1, np.float32),
+    }

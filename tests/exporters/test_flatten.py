@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mrnn_exporters import flatten, quantize
 from mrnn_exporters.datasets import Example
-from mrnn_runtime import BundleError, UsageError, load
+from mrnn_exporters.resize_graph import resize_graph
+from mrnn_runtime import BundleError, Preprocess, UsageError, load, read_image
 from mrnn_runtime.build import MOST_TRIPS, golden_images, open_flat
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.engine import sessions
@@ -178,8 +179,8 @@ def test_a_graph_that_finds_other_captions_is_not_written(
 ) -> None:
     graph = flatten.whole_graph
 
-    def broken(*args: object) -> onnx.ModelProto:
-        model = graph(*args)
+    def broken(*args: object, **options: object) -> onnx.ModelProto:
+        model = graph(*args, **options)
         mask = next(t for t in model.graph.initializer if t.name == "masks")
         mask.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(mask)[:, ::-1].copy(), "masks"))
         return model
@@ -345,3 +346,88 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "length_penalty": 1.0,
         "banned": [6],
     }
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_pixels_that_are_scaled_inside_are_those_of_pillow_bit_by_bit(
+    resize: str, interpolation: str
+) -> None:
+    recipe = Preprocess(height=26, width=32, resize=resize, interpolation=interpolation)
+    made, constants = resize_graph(recipe, "photos", "image")
+    graph = helper.make_graph(
+        made,
+        "resize",
+        [helper.make_tensor_value_info("photos", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 26, 32, 3])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    assert len({name for node in made for name in node.output}) == len(made)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    rng = np.random.default_rng(1)
+    # What is much higher than wide is scaled by Pillow in the other order of axes.
+    sizes = [(375, 500), (500, 333), (432, 99), (31, 40), (26, 26), (1, 61), (97, 1), (2000, 40)]
+    for height, width in sizes:
+        photos = rng.choice(np.uint8([0, 1, 100, 254, 255]), (2, height, width, 3))
+        (found,) = session.run(["image"], {"photos": photos})
+        for one, photo in zip(found, photos, strict=True):
+            np.testing.assert_array_equal(one, read_image(photo, recipe), str((height, width)))
+
+
+def test_images_of_any_size_go_in(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.onnx"
+    flatten.run(tiny_bundle, path, resize_inside=True)
+    captioner = load(tiny_bundle, provider="cpu", threads=1)
+    flat = open_flat(path, "cpu", threads=1)
+    assert flat.replay().ok
+    assert flat.facts["mrnn.resize"] == "inside"
+    for height, width in ((33, 70), (16, 16), (90, 20)):
+        photos = np.random.default_rng(height).integers(0, 256, (3, height, width, 3), np.uint8)
+        names = ["token", "log_prob"]
+        token, log_prob = flat.session.run(names, {"image": photos})
+        for i, one in enumerate(captioner.caption(list(photos))):
+            best = one.candidates[0]
+            assert captioner.vocabulary.decode(token[i, 0][token[i, 0] != 0]) == best.caption
+            assert float(log_prob[i, 0]) == pytest.approx(best.log_prob, abs=1e-5)
+
+
+def test_a_calibrated_model_says_how_sure_it_is(
+    make_tiny_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_tiny_bundle()
+    manifest = read_manifest(folder)
+    weights = {"per_word": 2.0, "length": -0.1, "image": 0.5}
+    manifest["confidence"] = {
+        "decoder": "beam", "beam_size": 3, "good": 0.5, "bias": 0.3, "threshold": 0.5,
+        "weights": weights,
+    }  # fmt: skip
+    write_manifest(folder, manifest)
+    captioner = load(folder, provider="cpu", threads=1)
+    search = {"beam_size": 3, "n_best": 4, "max_length": 6}
+    flatten.run(folder, tmp_path / "c.onnx", confidence=True, **search)
+    flat = open_flat(tmp_path / "c.onnx", "cpu", threads=1)
+    assert flat.replay().ok
+    pixels = images(3)
+    confidence, length = flat.session.run(["confidence", "length"], {"image": pixels})
+    for i, one in enumerate(captioner.caption(list(pixels), **search)):
+        wanted = [candidate.confidence for candidate in one.candidates]
+        np.testing.assert_allclose(confidence[i, : len(wanted)], wanted, atol=2e-6)
+        assert not confidence[i, length[i] == 0].any()
+    flatten.run(folder, tmp_path / "plain.onnx", **search)
+    assert "confidence" not in names_of(tmp_path / "plain.onnx")
+    flatten.run(folder, tmp_path / "auto.onnx", confidence=None, **search)
+    assert "confidence" in names_of(tmp_path / "auto.onnx")
+    for other in ({"decoder": "greedy"}, {"beam_size": 2}):
+        flatten.run(folder, tmp_path / "other.onnx", confidence=None, **other)
+        assert "confidence" not in names_of(tmp_path / "other.onnx")
+        with pytest.raises(UsageError, match="no confidence for this search"):
+            flatten.run(folder, tmp_path / "no.onnx", confidence=True, **other)
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def names_of(path: Path) -> list[str]:
+    return [output.name for output in onnx.load(path).graph.output]

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from mrnn_runtime.cli.results import COLUMNS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,7 +61,9 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-@pytest.mark.parametrize("size", [(500, 375), (333, 500), (40, 31), (26, 26), (61, 1), (1, 97)])
+@pytest.mark.parametrize(
+    "size", [(500, 375), (333, 500), (99, 432), (40, 31), (26, 26), (61, 1), (1, 97)]
+)
 def test_pixels_are_those_of_pillow_bit_by_bit(
     node: Callable[..., bytes], interpolation: str, resize: str, size: tuple[int, int]
 ) -> None:
@@ -95,7 +99,7 @@ def test_alt_text_is_escaped(node: Callable[..., bytes]) -> None:
 def test_csv_and_json_are_what_the_command_line_writes(node: Callable[..., bytes]) -> None:
     photos = [
         {"path": 'a,"b".jpg', "record": {"path": 'a,"b".jpg', "caption": "a dog", "log_prob": -2.5,
-                                         "finished": True, "candidates": []}},
+                                         "finished": True, "confidence": 0.25, "candidates": []}},
         {"path": "b.jpg", "error": "it is\nbroken"},
         {"path": "waits.jpg"},
     ]  # fmt: skip
@@ -106,9 +110,9 @@ def test_csv_and_json_are_what_the_command_line_writes(node: Callable[..., bytes
     """
     table, text = json.loads(node(code))
     assert list(csv.reader(io.StringIO(table))) == [
-        ["path", "caption", "log_prob", "finished", "error"],
-        ['a,"b".jpg', "a dog", "-2.5", "true", ""],
-        ["b.jpg", "", "", "", "it is\nbroken"],
+        list(COLUMNS),
+        ['a,"b".jpg', "a dog", "-2.5", "true", "0.25", ""],
+        ["b.jpg", "", "", "", "", "it is\nbroken"],
     ]
     assert json.loads(text) == [photos[0]["record"], {"path": "b.jpg", "error": "it is\nbroken"}]
 
@@ -173,17 +177,3 @@ def test_the_lock_file_pins_what_is_fetched() -> None:
     assert package["version"] == wanted
     assert package["integrity"].startswith("sha512-")
     assert "resolved" not in package  # no registry's address
-
-
-def test_the_example_for_node_captions_the_dog(tmp_path: Path) -> None:
-    example = PLUGIN.parents[1] / "examples" / "node"
-    program = shutil.which("node")
-    if program is None or not (example / "node_modules" / "onnxruntime-node").is_dir():
-        pytest.skip("needs Node, and npm install --ignore-scripts in examples/node")
-    pytest.importorskip("mrnn_flickr8k")
-    flatten = pytest.importorskip("mrnn_exporters.flatten")
-    flatten.run("flickr8k", tmp_path / "caption.onnx")
-    dog = PLUGIN.parents[1] / "docs" / "demo" / "photos" / "dog.jpg"
-    command = [program, example / "caption.mjs", tmp_path / "caption.onnx", dog]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{dog}\ta german shepherd is running through the grass\n", done.stderr

@@ -9,6 +9,7 @@ import typer
 
 EXAMPLES = """\b
 mrnn flatten flickr8k -o caption.onnx
+mrnn flatten everyday -o caption.onnx --resize-inside --confidence
 mrnn flatten BUNDLE -o caption.onnx --decoder greedy
 mrnn verify caption.onnx
 """
@@ -34,6 +35,12 @@ def flatten(
     ban: Annotated[
         list[str] | None, typer.Option(metavar="WORD", help="A word that no caption has.")
     ] = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Say how probable it is that a caption is good.")
+    ] = False,
+    resize_inside: Annotated[
+        bool, typer.Option("--resize-inside", help="Take images of any size, scale them inside.")
+    ] = False,
 ) -> None:
     """Make one ONNX graph of a model: encoder, search and words.
 
@@ -46,6 +53,8 @@ def flatten(
         model,
         output,
         decoder=decoder,
+        confidence=confidence,
+        resize_inside=resize_inside,
         beam_size=beam_size,
         n_best=n_best,
         min_length=min_length,

@@ -72,7 +72,12 @@ def _write(
     shutil.copytree(_ORT, output / "ort")
     shutil.copytree(_HERE / "licences", output / "licences")
     bundle = flatten.run(
-        model, output / "model.onnx", decoder=decoder, beam_size=beam_size, n_best=n_best
+        model,
+        output / "model.onnx",
+        decoder=decoder,
+        confidence=None,  # where the model has one for this search
+        beam_size=beam_size,
+        n_best=n_best,
     )
     facts = {
         "name": bundle.name,

@@ -14,7 +14,7 @@ export const formats = {
   },
 };
 
-const columns = ["path", "caption", "log_prob", "finished", "error"];
+const columns = ["path", "caption", "log_prob", "finished", "confidence", "error"];
 
 /** The columns of `mrnn caption --format csv`. */
 export function csv(photos) {

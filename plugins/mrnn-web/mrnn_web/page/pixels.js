@@ -1,7 +1,7 @@
 /**
  * From a file to pixels, and from pixels of any size to those of the encoder, bit by bit as Pillow
- * scales them: a filter that widens with the reduction, first along the rows and then along the
- * columns, in whole numbers of 22 bits, each result rounded to 8 bits.
+ * scales them: a filter that widens with the reduction, one axis after the other, in whole numbers
+ * of 22 bits, each result rounded to 8 bits.
  */
 
 // As many as mrnn_runtime.images reads.
@@ -38,30 +38,45 @@ export async function read(file) {
 }
 
 /**
- * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA
+ * @param {ImageData | {data: Uint8ClampedArray, width: number, height: number}} image RGBA
  * @param {{width: number, height: number, resize: string, interpolation: string}} recipe
  * @returns {Uint8Array} RGB, [height, width, 3]
  */
 export function scale(image, recipe) {
   const [left, top, right, bottom] = box(image, recipe);
   const filter = filters[recipe.interpolation];
-  const along = weights(left, right, image.width, recipe.width, filter);
+  const across = weights(left, right, image.width, recipe.width, filter);
   const down = weights(top, bottom, image.height, recipe.height, filter);
-  const rows = new Uint8Array(image.height * recipe.width * 3);
-  for (let y = 0; y < image.height; y++) {
-    for (let x = 0; x < recipe.width; x++) {
-      const from = 4 * (y * image.width + along.starts[x]);
-      put(rows, 3 * (y * recipe.width + x), along.weights[x], image.data, from, 4);
+  const rgba = { data: image.data, width: image.width, height: image.height, depth: 4 };
+  // Pillow's rule since version 13: the height first where that shrinks the more.
+  const isHeightFirst = image.height - recipe.height > 2 * Math.max(0, image.width - recipe.width);
+  const scaled = isHeightFirst
+    ? scaleWidth(scaleHeight(rgba, down), across)
+    : scaleHeight(scaleWidth(rgba, across), down);
+  return scaled.data;
+}
+
+function scaleWidth({ data, width, height, depth }, { starts, weights }) {
+  const places = starts.length;
+  const scaled = new Uint8Array(height * places * 3);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < places; x++) {
+      put(scaled, 3 * (y * places + x), weights[x], data, depth * (y * width + starts[x]), depth);
     }
   }
-  const pixels = new Uint8Array(recipe.height * recipe.width * 3);
-  for (let y = 0; y < recipe.height; y++) {
-    for (let x = 0; x < recipe.width; x++) {
-      const from = 3 * (down.starts[y] * recipe.width + x);
-      put(pixels, 3 * (y * recipe.width + x), down.weights[y], rows, from, 3 * recipe.width);
+  return { data: scaled, width: places, height, depth: 3 };
+}
+
+function scaleHeight({ data, width, depth }, { starts, weights }) {
+  const places = starts.length;
+  const scaled = new Uint8Array(places * width * 3);
+  for (let y = 0; y < places; y++) {
+    for (let x = 0; x < width; x++) {
+      const from = depth * (starts[y] * width + x);
+      put(scaled, 3 * (y * width + x), weights[y], data, from, depth * width);
     }
   }
-  return pixels;
+  return { data: scaled, width, height: places, depth: 3 };
 }
 
 /** The part of the image that is taken: all of it, or the largest in its middle of the right shape. */

@@ -39,6 +39,7 @@ async function caption(file) {
     candidates.push({
       caption: found.caption.data.slice(place * places, (place + 1) * places).join(""),
       log_prob: found.log_prob.data[place],
+      confidence: found.confidence?.data[place] ?? null,
     });
   }
   return {

@@ -74,7 +74,8 @@ def whole_graph(
     constants = search_graph.constants(bundle, options)
     constants["texts"] = np.array(texts, np.object_)
     nodes: list[NodeProto] = []
-    taken, outputs = "image", search_graph.OUTPUTS
+    taken = "image"
+    outputs: Sequence[tuple[str, int, str]] = search_graph.OUTPUTS
     if resize_inside:
         taken, height, width = "scaled_image", "height", "width"
         nodes, numbers = resize_graph(bundle.preprocess, "image", taken)

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import socket
+import subprocess
 import threading
 from base64 import b64decode, b64encode
 from functools import partial
@@ -370,3 +372,89 @@ def test_a_server_makes_the_captions_and_finds_photos(
     page.set_input_files("#files", tmp_path / "broken.jpg")
     assert results(page, 4)[-1][1] == "No caption"
     assert problems(page) == []
+
+
+class Firefox:
+    """Firefox without a window, by its own protocol, Marionette: JSON with its length before it."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        profile.mkdir()
+        (profile / "user.js").write_text(
+            f'user_pref("marionette.port", {port});\n'
+            'user_pref("network.connectivity-service.enabled", false);\n'
+            'user_pref("network.captive-portal-service.enabled", false);\n'
+        )
+        command = [program, "--headless", "--marionette", "--no-remote", "--profile", profile]
+        self._log = (profile / "log").open("w+b")
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+        self._sock = self._connect(port)
+        self._stream = self._sock.makefile("rb")
+        self._sent = 0
+        self._read()
+        timeouts = {"script": PATIENCE, "pageLoad": PATIENCE}
+        self.ask("WebDriver:NewSession", capabilities={"alwaysMatch": {"timeouts": timeouts}})
+
+    def _connect(self, port: int) -> socket.socket:
+        pause, last = threading.Event(), OSError("Firefox does not answer")
+        for _ in range(600):
+            try:
+                return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE / 1000)
+            except OSError as error:
+                last = error
+            pause.wait(0.1)
+        self._process.kill()
+        raise last
+
+    def _read(self) -> Any:
+        size = b""
+        while (sign := self._stream.read(1)) != b":":
+            assert sign, "Firefox has gone"
+            size += sign
+        return json.loads(self._stream.read(int(size)))
+
+    def ask(self, command: str, **given: object) -> Any:
+        self._sent += 1
+        data = json.dumps([0, self._sent, command, given]).encode()
+        self._sock.sendall(b"%d:%b" % (len(data), data))
+        _, _, error, result = self._read()
+        assert not error, error
+        return result
+
+    def when(self, condition: str, value: str) -> Any:
+        """Wait until an expression of the page is true; return another."""
+        look = f"({condition}) ? done({value}) : setTimeout(look, 50)"
+        code = f"const [done] = arguments; const look = () => {look}; look();"
+        return self.ask("WebDriver:ExecuteAsyncScript", script=code, args=[])["value"]
+
+    def close(self) -> None:
+        self._stream.close()
+        self._sock.close()
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+def test_firefox_with_a_model_of_8_bits(make_site: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("mrnn_everyday")
+    program = shutil.which("firefox-esr") or shutil.which("firefox")
+    if program is None:
+        pytest.skip("no Firefox here")
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    firefox = Firefox(program, tmp_path / "profile")
+    try:
+        firefox.ask("WebDriver:Navigate", url=make_site("everyday", n_best=1))
+        firefox.when("document.body.dataset.ready", "true")
+        element = firefox.ask("WebDriver:FindElement", using="css selector", value="#files")
+        (name,) = element["value"].values()
+        firefox.ask("WebDriver:ElementSendKeys", id=name, text="\n".join(map(str, photos)))
+        done = 'document.querySelectorAll("#photos > li:not(.waiting)")'
+        captions = f'[...{done}].map((item) => item.querySelector("h2").textContent)'
+        captions = firefox.when(f"{done}.length === {len(photos)}", captions)
+    finally:
+        firefox.close()
+    wanted = [one.text for one in load("everyday", provider="cpu", threads=1).caption(photos)]
+    # The browser's JPEG decoder differs by a grey level here and there, which may decide a near tie.
+    assert sum(a == b for a, b in zip(captions, wanted, strict=True)) >= len(photos) - 1

@@ -456,5 +456,5 @@ def test_firefox_with_a_model_of_8_bits(make_site: Callable[..., str], tmp_path:
     finally:
         firefox.close()
     wanted = [one.text for one in load("everyday", provider="cpu", threads=1).caption(photos)]
-    # The browser's JPEG decoder differs by a grey level here and there, which may decide a near tie.
+    # The decoder of JPEGs differs by a grey level here and there, which may decide a near tie.
     assert sum(a == b for a, b in zip(captions, wanted, strict=True)) >= len(photos) - 1

@@ -484,18 +484,16 @@ JPEGs of 12 megapixels, the rest JPEGs, a WebP and a PNG of .2 to 2 megapixels.
 
 {machine}. Other tables: `decoding.json` (the cell and the beam search against torch),
 `consensus.json` (reranking), `retrieval.json` (photos for a sentence), `readers.json` (what reads
-a large JPEG), `reduced.json` (what decoding it at a part of its size does to captions),
-`scaling.json` (how time and memory grow). Where transformers is installed, `python
-benchmarks/end_to_end.py --only architectures --json benchmarks/architectures.json` times two
-well-known architectures with random weights: that says what an architecture costs, and nothing of
-who runs it better.
+a large JPEG), `reduced.json` (what decoding it at a part of its size does to captions).
+`scaling.py` says how time and memory grow with the work. Where transformers is installed,
+`--only architectures --json benchmarks/architectures.json` times two well-known architectures with
+random weights: that says what an architecture costs, and nothing of who runs it better.
 
-The aim of 0.85 for folders of 12 megapixels is out of reach on a CPU. A photo of 3 MB keeps a core
-busy for about as long with its Huffman code alone (the row "an eighth" of `readers.py`) as the
-encoder takes twice, and no part of that code can be skipped. Pillow, simplejpeg, libvips and OpenCV
-decode with libjpeg-turbo alike and lie within a few percent of each other, so none is worth a
-dependency; PyTurboJPEG needs libjpeg-turbo 3 from the system, which Debian 12 does not have. What
-is read ahead keeps both cores at work.
+The aim of 0.85 for folders of 12 megapixels is out of reach on a CPU: the Huffman code of a photo
+of 3 MB is nine tenths of what reading it takes (the row "an eighth" of `readers.json`), more than
+the encoder takes, and no part of that code can be skipped. simplejpeg, libvips and OpenCV, which
+decode with libjpeg-turbo as Pillow does, are no faster; PyTurboJPEG needs libjpeg-turbo 3 from the
+system, which Debian 12 does not have. So none is worth a dependency.
 """
 
 

@@ -66,7 +66,8 @@ class Client:
     async def caption(self, photo: bytes) -> float:
         """Send a photo; return the seconds until its caption was here."""
         began = time.perf_counter()
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():  # idle ones are closed after a while
+            self.close()
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         head = (

@@ -101,11 +101,14 @@ def test_a_bucket_goes_through_ray(ran, expected, bucket, photos):
     assert captions == texts
 
 
-def test_what_is_killed_is_there_once(tiny_bundle, photos):
+def test_what_is_killed_is_there_once(tiny_bundle, photos, tmp_path):
     """A small run of the harness; the large one is a command."""
+    for i in range(800):  # so many that the run is still going on
+        (tmp_path / f"{i:03}.png").write_bytes((photos / "00.png").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
     pytest.importorskip("ray", reason="mrnn-ray is not installed")
     place = HERE.parents[1] / "robustness" / "ray_kills.py"
-    words = [photos, "--model", tiny_bundle, "--kills", 2, "--part", 2]
+    words = [tmp_path, "--model", tiny_bundle, "--kills", 2, "--part", 4]
     done = subprocess.run(
         [sys.executable, str(place), *map(str, words)],
         timeout=400,

@@ -373,8 +373,8 @@ def test_pixels_that_are_scaled_inside_are_those_of_pillow_bit_by_bit(
     sizes = [(375, 500), (500, 333), (432, 99), (31, 40), (26, 26), (1, 61), (97, 1), (2000, 40)]
     for height, width in sizes:
         photos = rng.choice(np.uint8([0, 1, 100, 254, 255]), (2, height, width, 3))
-        (found,) = session.run(["image"], {"photos": photos})
-        for one, photo in zip(found, photos, strict=True):
+        (scaled,) = session.run(["image"], {"photos": photos})
+        for one, photo in zip(scaled, photos, strict=True):
             np.testing.assert_array_equal(one, read_image(photo, recipe), str((height, width)))
 
 

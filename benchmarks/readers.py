@@ -70,7 +70,7 @@ def opencv(library: Any, path: Path, side: int) -> NDArray[np.uint8]:  # noqa: A
 
 def readers(side: int) -> dict[str, Callable[[Path], NDArray[np.uint8]]]:
     """Return what is installed, by name."""
-    found: dict[str, Any] = {"Pillow, draft": partial(pillow, side=side, at_least=2 * side)}
+    ways: dict[str, Any] = {"Pillow, draft": partial(pillow, side=side, at_least=2 * side)}
     for name, module, read in (
         ("simplejpeg", "simplejpeg", simplejpeg),
         ("simplejpeg, fast DCT", "simplejpeg", partial(simplejpeg, fast=True)),
@@ -78,11 +78,11 @@ def readers(side: int) -> dict[str, Callable[[Path], NDArray[np.uint8]]]:
         ("OpenCV", "cv2", opencv),
     ):
         try:
-            found[name] = partial(read, importlib.import_module(module), side=side)
+            ways[name] = partial(read, importlib.import_module(module), side=side)
         except ImportError:
             print(f"{module} is not installed")
-    found["Pillow, an eighth"] = partial(pillow, side=side, at_least=1)
-    return found
+    ways["Pillow, an eighth"] = partial(pillow, side=side, at_least=1)
+    return ways
 
 
 def main() -> None:

@@ -120,8 +120,8 @@ def _watch(child: subprocess.Popen[bytes], peak: list[float]) -> None:
         for status in Path("/proc").glob("[0-9]*/status"):
             with suppress(OSError):
                 if b"Worker" in (status.parent / "cmdline").read_bytes()[:60]:
-                    found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-                    peak[0] = max(peak[0], int(found[1]) / 1000 if found else 0)
+                    line = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+                    peak[0] = max(peak[0], int(line[1]) / 1000 if line else 0)
         with suppress(subprocess.TimeoutExpired):
             child.wait(0.5)
 

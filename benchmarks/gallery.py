@@ -89,9 +89,9 @@ def through_faiss(photos: int, width: int = 256) -> dict[str, float | str]:
     _, wanted = flat.search(queries, 10)
     index.nprobe = 16
     began = time.perf_counter()
-    _, found = index.search(queries, 10)
+    _, nearest = index.search(queries, 10)
     looked_up = (time.perf_counter() - began) / len(queries)
-    hits = [len({*a} & {*b}) for a, b in zip(found.tolist(), wanted.tolist(), strict=True)]
+    hits = [len({*a} & {*b}) for a, b in zip(nearest.tolist(), wanted.tolist(), strict=True)]
     return {
         "faiss": version("faiss-cpu"),
         "photos": photos,
@@ -106,8 +106,8 @@ def through_faiss(photos: int, width: int = 256) -> dict[str, float | str]:
 
 def anonymous() -> float:
     """Return the MB of this process that belong to no file."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1000 if found else 0.0
+    resident = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(resident[1]) / 1000 if resident else 0.0
 
 
 if __name__ == "__main__":
@@ -117,10 +117,10 @@ if __name__ == "__main__":
     parser.add_argument("--faiss", type=int, default=0, metavar="PHOTOS")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found: dict[str, object] = {"exact": exact(given.model, given.photos)}
-    print(found)
+    figures: dict[str, object] = {"exact": exact(given.model, given.photos)}
+    print(figures)
     if given.faiss:
-        found["faiss"] = through_faiss(given.faiss)
-    print(json.dumps(found, indent=1))
+        figures["faiss"] = through_faiss(given.faiss)
+    print(json.dumps(figures, indent=1))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")

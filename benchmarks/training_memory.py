@@ -67,8 +67,8 @@ def measure(photos: int) -> dict[str, float]:
 
 def anonymous() -> float:
     """Return the MB of this process that belong to no file."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1000 if found else 0.0
+    resident = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(resident[1]) / 1000 if resident else 0.0
 
 
 if __name__ == "__main__":

@@ -44,15 +44,15 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         taken.append(time.process_time() - began)
-    found = {
+    figures = {
         "vocabulary": given.vocabulary,
         "batch_size": given.batch_size,
         "core_seconds": round(sorted(taken[1:])[2], 3),
         "parameters": sum(p.numel() for p in net.parameters()),
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -308,8 +308,12 @@ def test_tars_hold_photos_and_what_is_on_them(tmp_path: Path) -> None:
     tar_of(tmp_path / "one.tar", both)
     tar_of(tmp_path / "two.tar", {"c.jpg": "", "c.json": '{"caption": "A man ."}', "c.cls": "3"})
     examples = [e for split in datasets.SPLITS for e in webdataset(tmp_path, split)]
-    found = {e.path.name: e.captions for e in examples}
-    assert found == {"a.jpg": ("A dog .", "A cat ."), "b.PNG": ("A hat .",), "c.jpg": ("A man .",)}
+    captions = {e.path.name: e.captions for e in examples}
+    assert captions == {
+        "a.jpg": ("A dog .", "A cat ."),
+        "b.PNG": ("A hat .",),
+        "c.jpg": ("A man .",),
+    }
     assert all(e.path.is_file() and tmp_path in e.path.parents for e in examples)
     before = {e.path: e.path.stat().st_mtime_ns for e in examples}
     again = [e for split in datasets.SPLITS for e in webdataset(tmp_path, split)]

@@ -171,7 +171,7 @@ class TestResume:
     def test_it_must_know_what_is_done(self, caption, many, tmp_path):
         result = caption(many, "--resume")
         assert result.code == 2
-        assert "--output or --sidecar" in result.err
+        assert "--output, --sidecar or --write-metadata" in result.err
         report = ["--report", tmp_path / "r.html", "--output", tmp_path / "o"]
         assert caption(many, "--resume", *report).code == 2
 

@@ -64,11 +64,11 @@ async function dropped(transfer) {
   const files = [...transfer.files].map((file) => ({ file, path: file.name }));
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return files; // the browser does not tell files from folders
-  const found = [];
+  const walked = [];
   const walk = async (entry) => {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      found.push({ file, path: entry.fullPath.replace(/^\//, "") });
+      walked.push({ file, path: entry.fullPath.replace(/^\//, "") });
       return;
     }
     const reader = entry.createReader();
@@ -79,7 +79,7 @@ async function dropped(transfer) {
     }
   };
   for (const entry of entries) await walk(entry);
-  return found;
+  return walked;
 }
 
 function add(files) {
@@ -148,10 +148,10 @@ function show({ item, path, record, error }) {
   }
 }
 
-function candidate({ caption, log_prob: logProb }, place) {
+function candidate({ caption, score }, place) {
   const line = element("li", "");
   const value = element("span", "value");
-  value.append(element("span", "unseen", "log-probability "), logProb.toFixed(2).replace("-", "−"));
+  value.append(element("span", "unseen", "score "), score.toFixed(2).replace("-", "−"));
   line.append(element("span", "place", place + 1), element("span", "words", caption), value);
   return line;
 }

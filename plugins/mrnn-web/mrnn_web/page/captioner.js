@@ -30,8 +30,8 @@ export function serverCaptioner() {
       const form = new FormData();
       form.append("sentence", sentence);
       for (const [place, file] of files.entries()) form.append("image", file, String(place));
-      const found = await ask("v1/search", form);
-      return found.filter((match) => !match.error).map((match) => match.index);
+      const matches = await ask("v1/search", form);
+      return matches.filter((match) => !match.error).map((match) => match.index);
     },
   };
 }

@@ -94,7 +94,7 @@ function box({ width, height }, recipe) {
 function weights(low, high, size, places, { reach, weight }) {
   const step = Math.fround(high - low) / places;
   const widening = Math.max(step, 1);
-  const found = { starts: [], weights: [] };
+  const taps = { starts: [], weights: [] };
   for (let place = 0; place < places; place++) {
     const centre = low + (place + 0.5) * step;
     const first = Math.max(0, Math.trunc(centre - reach * widening + 0.5));
@@ -102,10 +102,10 @@ function weights(low, high, size, places, { reach, weight }) {
     const raw = [];
     for (let x = first; x < end; x++) raw.push(weight((x - centre + 0.5) * (1 / widening)));
     const sum = raw.reduce((total, one) => total + one, 0);
-    found.starts.push(first);
-    found.weights.push(raw.map((one) => Math.trunc((one / sum) * 2 ** BITS + (one < 0 ? -0.5 : 0.5))));
+    taps.starts.push(first);
+    taps.weights.push(raw.map((one) => Math.trunc((one / sum) * 2 ** BITS + (one < 0 ? -0.5 : 0.5))));
   }
-  return found;
+  return taps;
 }
 
 function put(target, at, weights, source, from, step) {

@@ -33,9 +33,9 @@ self.addEventListener("fetch", (event) => {
 
 async function answer(request) {
   const cache = await caches.open(CACHE);
-  const found = (await cache.match(request, { ignoreSearch: true })) ?? (await fetch(request));
-  if (found.type === "error" || found.type === "opaque") return found;
-  const headers = new Headers(found.headers);
+  const response = (await cache.match(request, { ignoreSearch: true })) ?? (await fetch(request));
+  if (response.type === "error" || response.type === "opaque") return response;
+  const headers = new Headers(response.headers);
   for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
-  return new Response(found.body, { status: found.status, statusText: found.statusText, headers });
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }

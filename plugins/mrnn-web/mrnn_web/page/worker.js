@@ -32,19 +32,20 @@ async function caption(file) {
   const { height, width } = facts.preprocess;
   const pixels = scale(await read(file), facts.preprocess);
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
-  const found = await session.run({ image });
-  const [, count, places] = found.caption.dims;
+  const outputs = await session.run({ image });
+  const [, count, places] = outputs.caption.dims;
   const candidates = [];
-  for (let place = 0; place < count && found.length.data[place] > 0; place++) {
+  for (let place = 0; place < count && outputs.length.data[place] > 0; place++) {
     candidates.push({
-      caption: found.caption.data.slice(place * places, (place + 1) * places).join(""),
-      log_prob: found.log_prob.data[place],
-      confidence: found.confidence?.data[place] ?? null,
+      caption: outputs.caption.data.slice(place * places, (place + 1) * places).join(""),
+      log_prob: outputs.log_prob.data[place],
+      score: outputs.score.data[place],
+      confidence: outputs.confidence?.data[place] ?? null,
     });
   }
   return {
     ...candidates[0],
-    finished: Boolean(found.finished.data[0]),
+    finished: Boolean(outputs.finished.data[0]),
     candidates,
     model: facts.name,
     provider: "wasm",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _TAIL = "tail.safetensors"
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -87,6 +89,17 @@ class TrainConfig:
     finetune_rate: float = 0.1
     clip: float = 5.0
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an arithmetic that training does not know.
+
+        Raises:
+            UsageError: an unknown ``precision``.
+        """
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"unknown precision {self.precision!r}", hint=f"use {', '.join(PRECISIONS)}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:

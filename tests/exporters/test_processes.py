@@ -145,5 +145,5 @@ def test_half_precision_trains_and_an_unknown_one_is_refused(mrnn_train):
     folder, code, said = mrnn_train("half", "--batch-size", "8", "--precision", "bf16-mixed")
     assert code == 0, said
     assert all(torch.isfinite(weight).all() for weight in weights(folder).values())
-    _, code, said = mrnn_train("none", "--precision", "8")
+    _, code, said = mrnn_train("none", "--batch-size", "8", "--precision", "8")
     assert (code, "32-true" in said) == (2, True)

@@ -118,7 +118,8 @@ def train(
         typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the arithmetic."),
     ] = None,
     accumulate: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps added up before the weights change.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Steps added up before the weights change."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
 ) -> None:

@@ -315,7 +315,7 @@ def test_the_only_installed_model_is_the_default(tiny_bundle, install, monkeypat
 
 def test_of_several_models_the_environment_chooses(tiny_bundle, install, monkeypatch):
     install("tiny", models("one", "two", folder=tiny_bundle))
-    with pytest.raises(UsageError, match="unknown model 'flickr8k'"):
+    with pytest.raises(UsageError, match="unknown model 'everyday'"):
         find_model()
     monkeypatch.setenv("MRNN_MODEL", "two")
     assert find_model() == tiny_bundle
@@ -335,7 +335,7 @@ def test_without_any_model_the_error_says_what_to_install(only_builtins):
     with pytest.raises(UsageError) as caught:
         load()
     assert "no model is installed" in caught.value.hint
-    assert "pip install mrnn-flickr8k" in caught.value.hint
+    assert "pip install mrnn-everyday" in caught.value.hint
 
 
 def test_an_installed_name_is_never_taken_for_a_folder(tiny_bundle, install, tmp_path, monkeypatch):

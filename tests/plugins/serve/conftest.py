@@ -91,9 +91,9 @@ def start():
     return running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tiny):
-    """A server that all tests share: leave it as it is."""
+    """A server that the tests of a file share: leave it as it is."""
     with running(tiny, body=2 * 2**20, pixels=1_000_000, photos=8, queue=64) as server:
         yield server
 

@@ -418,6 +418,21 @@ def test_a_bundle_of_another_kind_cannot_be_trained_further(
     assert not (tmp_path / "further").exists()
 
 
+def test_a_bundle_sees_photos_as_its_training_did_and_a_start_too(
+    config: TrainConfig, trained: Run, cache: Path, tmp_path: Path
+) -> None:
+    assert build_backbone(trained.config).preprocess.resize == "squash"
+    cropped = replace(config, resize="crop", epochs=1)
+    source = train.run(cropped, tmp_path / "run", cache=cache)
+    bundle, _ = export.run(source.folder, tmp_path / "bundle", name="squares")
+    assert bundle.preprocess.resize == "crop"
+    for start in (source.folder, bundle.folder):
+        assert open_start(str(start)).config["resize"] == "crop"
+    with pytest.raises(UsageError, match="unknown resize rule 'stretch'"):
+        train.run(replace(config, resize="stretch"), tmp_path / "other", cache=cache)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_folder_in_use_is_refused(trained: Run, config: TrainConfig, cache: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         train.run(config, trained.folder, cache=cache)

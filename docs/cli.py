@@ -1,7 +1,7 @@
 """Write docs/reference/cli.md from the commands themselves: ``python docs/cli.py``.
 
-It holds the commands of mrnn-runtime, mrnn-exporters, mrnn-devtools, mrnn-ray and mrnn-serve. A
-test fails where the page is stale.
+It holds the commands of mrnn-runtime, mrnn-exporters, mrnn-devtools, mrnn-ray, mrnn-serve and
+mrnn-web. A test fails where the page is stale.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
-SHOWN = {"mrnn-devtools", "mrnn-exporters", "mrnn-ray", "mrnn-serve"}
+SHOWN = {"mrnn-devtools", "mrnn-exporters", "mrnn-ray", "mrnn-serve", "mrnn-web"}
 
 _HEAD = """\
 <!-- Written by docs/cli.py; edit the help texts of the commands instead. -->
@@ -29,7 +29,8 @@ _HEAD = """\
 Results go to stdout, everything else to stderr; [](errors.md) has the exit codes. `train`,
 `export`, `evaluate`, `calibrate`, `index`, `quantize` and `flatten` come with `mrnn-exporters`,
 `bench` and `plugins new` with `mrnn-devtools`, `serve` with `mrnn-serve`, `ray` with
-`mrnn-ray`. Other plugins may bring further commands; `mrnn --help` lists what is installed.
+`mrnn-ray`, `web` with `mrnn-web`. Other plugins may bring further commands; `mrnn --help` lists
+what is installed.
 """
 
 

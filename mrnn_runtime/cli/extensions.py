@@ -25,12 +25,14 @@ _ELSEWHERE = {
         "quantize": "Make a smaller and faster bundle of int8",
         "flatten": "Make one ONNX graph of a model",
         "index": "Build references for consensus reranking",
+        "calibrate": "Fit the confidence of captions",
     },
     "mrnn-devtools": {
         "bench": "Measure how fast a model captions",
         "plugins new": "Write a package for a plugin of your own",
     },
     "mrnn-serve": {"serve": "Serve captions over HTTP"},
+    "mrnn-web": {"web": "Write a web page that captions photos inside the browser"},
     "mrnn-ray": {"ray": "Caption photos on a Ray cluster"},
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -227,6 +227,7 @@ def test_any_text_comes_back_as_one_line(text, kind):
     st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=12),
     st.integers(0, 4000),
 )
+@example("PNG", [(12, 0)], 0)
 @settings(max_examples=300)
 def test_damaged_photos_are_refused_or_written(kind, changes, cut):
     content = bytearray(metadata.with_caption(make(kind), "a cat"))

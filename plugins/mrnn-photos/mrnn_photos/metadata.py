@@ -65,6 +65,13 @@ def with_caption(content: bytes, caption: str) -> bytes:
         ValueError: its metadata cannot be read, or none can be put in.
     """
     caption = xmp.one_line(caption)
+    made = _written(content, caption)
+    if caption and not caption_of(made):  # Exiv2 writes what it can of a PNG with a damaged header
+        raise ValueError("what is written into it cannot be read back")
+    return made
+
+
+def _written(content: bytes, caption: str) -> bytes:
     with _opened(content) as image:
         if image is None:
             return exiftool.with_caption(content, caption)

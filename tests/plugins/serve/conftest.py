@@ -93,7 +93,10 @@ def start():
 
 @pytest.fixture(scope="module")
 def server(tiny):
-    """A server that the tests of a file share: leave it as it is."""
+    """A server that the tests of a file share: leave it as it is.
+
+    It must not outlive them: tests of the runtime change the clock, by which its event loop sleeps.
+    """
     with running(tiny, body=2 * 2**20, pixels=1_000_000, photos=8, queue=64) as server:
         yield server
 

@@ -25,7 +25,7 @@ from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
 from mrnn_runtime.engine.golden import record_golden
-from mrnn_runtime.engine.parallel import in_order
+from mrnn_runtime.engine.parallel import Budget, in_order
 from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.engine.providers import load_onnxruntime
 from mrnn_runtime.engine.safety import MOST_TRIPS
@@ -59,6 +59,7 @@ __all__ = [
     "MOST_TRIPS",
     "SIGNALS",
     "WORD",
+    "Budget",
     "Calibration",
     "CaptionSearch",
     "FlatModel",

@@ -104,6 +104,15 @@ def serve(
     max_pixels: Annotated[
         float, typer.Option(metavar="MILLIONS", min=0.1, max=128, help="Pixels of one photo.")
     ] = 64,
+    memory: Annotated[
+        int,
+        typer.Option(
+            metavar="MB",
+            min=1,
+            max=2**20,
+            help="What photos that are decoded at a time may take; one that needs more fails.",
+        ),
+    ] = 1200,
     timeout: Annotated[
         float,
         typer.Option(
@@ -150,6 +159,7 @@ def serve(
             body=max_body * 2**20,
             bodies=4 * max_body * 2**20,
             pixels=round(max_pixels * 1e6),
+            memory=memory * 10**6,
             photos=max_photos,
             queue=queue,
             timeout=timeout,

@@ -41,6 +41,7 @@ _FIELDS = 200
 _FIELD = 64 * 1024
 # Of brackets and commas: [[],[],...] is 30 times as large when it is parsed. Base64 holds none.
 _JSON_PARTS = 20_000
+_SPACES = b" \t\n\v\f\r"
 _NO_LINKS = "send the photo itself, as base64 or a data URL"
 
 
@@ -125,7 +126,8 @@ def decoded(image: object) -> bytes:
     elif "://" in image[:20]:
         raise Refusal(400, "links to photos are not followed", _NO_LINKS)
     try:
-        return base64.b64decode("".join(image.split()), validate=True)
+        # Bytes: a text that is split into words takes 20 times as much.
+        return base64.b64decode(image.encode("ascii").translate(None, _SPACES), validate=True)
     except (binascii.Error, ValueError):
         raise Refusal(400, "the photo is no base64", _NO_LINKS) from None
 

@@ -22,6 +22,7 @@ class Limits:
         body: bytes of one request.
         bodies: bytes of all requests that are not answered yet.
         pixels: of one photo, before it is decoded.
+        memory: bytes that photos which are decoded at a time may take.
         photos: of one request.
         queue: photos that are accepted and not answered yet.
         timeout: seconds in which a request must have arrived, and again in which it must be
@@ -31,6 +32,7 @@ class Limits:
     body: int = 64 * 2**20
     bodies: int = 256 * 2**20
     pixels: int = 64_000_000
+    memory: int = 1_200_000_000
     photos: int = 64
     queue: int = 256
     timeout: float = 60.0

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 1000
 # In which the head of a request must have arrived, and what a refused client goes on sending.
 HEAD_SECONDS = 20.0
+# For which a client may leave what is written for it unread.
+READ_SECONDS = 20.0
+# Read at once from a connection. In tiny chunks, asyncio's 256 KiB take 3 s to parse, while all
+# others wait.
+READ_BYTES = 2**14
 
 
 def cores() -> int:
@@ -101,16 +106,21 @@ def make_server(app: Starlette, *, grace: float) -> uvicorn.Server:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, with a limit on connections, and on the time that the head of a request takes."""
+    """uvicorn's, with limits on connections, and on the time that a client takes.
+
+    That is the time in which the head of a request arrives, and in which an answer is read on.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as uvicorn calls it
         super().__init__(*args, **kwargs)
         self._clock: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= MAX_CONNECTIONS:
             transport.abort()
             return
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         self._watch()
 
@@ -118,17 +128,40 @@ class _Protocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop(self._unread)
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._clock:
-            self._clock.cancel()
+        self._stop(self._clock)
+        self._stop(self._unread)
         if self.transport is not None:
             super().connection_lost(exc)
 
     def _watch(self) -> None:
         """Start the clock where no request is worked on, and stop it where one is."""
-        working = self.cycle is not None and not self.cycle.response_complete
-        if working and self._clock:
-            self._clock.cancel()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop(self._clock)
             self._clock = None
-        elif not working and not self._clock:
-            self._clock = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif not self._clock:
+            self._clock = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Close the connection; what the client has not read by now, it will not."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    @staticmethod
+    def _stop(clock: asyncio.TimerHandle | None) -> None:
+        if clock:
+            clock.cancel()

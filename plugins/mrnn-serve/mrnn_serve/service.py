@@ -22,6 +22,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from mrnn_runtime import Caption, EncodedImages, Gallery, ImageError
+from mrnn_runtime.build import Budget as Memory
 from mrnn_runtime.build import joined
 from mrnn_serve.batching import Batcher
 from mrnn_serve.limits import Budget, Limits, Refusal
@@ -70,6 +71,7 @@ class Service:
         self.metrics = metrics
         self.photos = Budget(limits.queue)
         self.photos_folder = photos_folder
+        self._memory = Memory(limits.memory)
         self._reading = Batcher(batch_size=1, workers=readers)
         self._model = Batcher(batch_size=batch_size, workers=workers, on_batch=metrics.batch)
         self._stages = AsyncExitStack()
@@ -160,7 +162,9 @@ class Service:
                 raise Refusal(503, "the answer took too long", "try again later") from None
 
     async def _describe(self, photo: Photo, work: Describe) -> Caption:
-        pixels = await self._reading.run(Read(work.captioner, self.limits.pixels), photo)
+        pixels = await self._reading.run(
+            Read(work.captioner, self.limits.pixels, self._memory), photo
+        )
         if isinstance(pixels, ImageError):
             self.metrics.photo(failed=True)
             return _failed(photo, pixels, work)
@@ -184,7 +188,7 @@ class Service:
         return await self._model.run(work, gallery), errors
 
     async def _encode(self, photo: Photo, captioner: Captioner) -> EncodedImages | ImageError:
-        pixels = await self._reading.run(Read(captioner, self.limits.pixels), photo)
+        pixels = await self._reading.run(Read(captioner, self.limits.pixels, self._memory), photo)
         self.metrics.photo(failed=isinstance(pixels, ImageError))
         if isinstance(pixels, ImageError):
             return pixels

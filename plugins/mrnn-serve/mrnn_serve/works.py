@@ -20,6 +20,7 @@ from mrnn_runtime import (
     rank_sentences,
     read_image,
 )
+from mrnn_runtime.build import Budget
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class Read:
 
     captioner: Captioner
     max_pixels: int
+    memory: Budget
 
     def __call__(self, photos: Sequence[Photo]) -> list[NDArray[np.uint8] | ImageError]:
         """Read each photo."""
@@ -51,12 +53,14 @@ class Read:
 
     def _read(self, photo: Photo) -> NDArray[np.uint8] | ImageError:
         try:
-            return read_image(
-                photo.data,
-                self.captioner.bundle.preprocess,
-                name=photo.name,
-                max_pixels=self.max_pixels,
-            )
+            with self.memory.claims() as claim:
+                return read_image(
+                    photo.data,
+                    self.captioner.bundle.preprocess,
+                    name=photo.name,
+                    max_pixels=self.max_pixels,
+                    claim=claim,
+                )
         except ImageError as error:
             return error
 

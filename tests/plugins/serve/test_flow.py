@@ -6,6 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mrnn_serve.server import READ_BYTES
 
 
 def ask(server, jpeg, **options):
@@ -110,6 +113,34 @@ def test_a_head_that_takes_too_long_closes_the_connection(start, tiny, monkeypat
                 slow.sendall(sent)
                 assert slow.recv(4096) == b""
         assert server.client.get("/healthz").status_code == 200
+
+
+def test_who_reads_no_answers_is_dropped(start, tiny, monkeypatch):
+    monkeypatch.setattr("mrnn_serve.server.READ_SECONDS", 0.1)
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with start(tiny) as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(30)
+        deaf.connect(("127.0.0.1", server.port))
+        with pytest.raises(ConnectionError):
+            for _ in range(100_000):
+                deaf.sendall(asked * 100)
+        assert server.client.get("/healthz").status_code == 200
+
+
+def test_no_connection_is_parsed_for_long_at_once(start, tiny, monkeypatch):
+    sizes = []
+    parse = H11Protocol.data_received
+
+    def count(self, data):
+        sizes.append(len(data))
+        parse(self, data)
+
+    monkeypatch.setattr(H11Protocol, "data_received", count)
+    with start(tiny) as server:
+        assert server.client.post("/nowhere", content=bytes(10**6)).status_code == 404
+    assert sum(sizes) > 10**6
+    assert max(sizes) <= READ_BYTES
 
 
 def test_who_is_refused_while_sending_sees_why(start, held, hold, jpeg):

@@ -6,6 +6,7 @@ import io
 import resource
 import socket
 import struct
+import tracemalloc
 import zlib
 from contextlib import suppress
 
@@ -59,6 +60,38 @@ def test_bombs_are_refused_and_cost_no_memory(server, jpeg, texts):
         answer = server.client.post("/v1/caption", content=bomb)
         assert answer.status_code == 422
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+    still_well(server, jpeg, texts)
+
+
+def test_photos_that_are_decoded_at_a_time_share_a_bound_of_memory(start, tiny, jpeg):
+    photo = io.BytesIO()
+    Image.new("RGB", (300, 200), (9, 99, 199)).save(photo, "WEBP")  # 18 bytes a pixel
+    with start(tiny, memory=10**6) as server:
+        refused = server.client.post("/v1/caption", content=photo.getvalue())
+        assert refused.status_code == 422
+        assert "it takes 2 MB, and 1 MB are allowed" in refused.json()["results"][0]["error"]
+        assert server.client.post("/v1/caption", content=jpeg).status_code == 200
+
+
+def test_base64_of_many_words_takes_little(server, jpeg, texts):
+    body = b'{"image": "' + b"ab " * (2 * MIB // 3 - 10) + b'"}'
+    tracemalloc.start()
+    try:
+        answer = server.client.post("/v1/caption", content=body)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 422
+    assert most < 10 * len(body)
+    still_well(server, jpeg, texts)
+
+
+def test_sentences_are_few_words(server, jpeg, texts, b64):
+    for words, said in ((20, "holds no background.npz"), (21, "1000 words at most")):
+        sentences = [" ".join(["dog"] * words)] * 50
+        answer = server.client.post("/v1/rank", json={"image": b64, "sentences": sentences})
+        assert answer.status_code == 400
+        assert said in answer.json()["error"]
     still_well(server, jpeg, texts)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mrnn_serve.service import Service
 
 _SENTENCES = 100
+# Of all sentences together. Each costs a pass over the background photos, some 15 ms with the model
+# everyday, and a thread that has begun does not stop when the time for an answer is over.
+_WORDS = 1000
 
 
 def routes() -> list[Route]:
@@ -63,6 +66,8 @@ async def _rank(request: Request) -> Response:
     sentences = tuple(one for one in texts(fields, "sentences", _SENTENCES) if one.strip())
     if not sentences:
         raise Refusal(400, "the field sentences is missing", "give one or several")
+    if sum(len(one.split()) for one in sentences) > _WORDS:
+        raise Refusal(400, f"sentences: {_WORDS} words at most in all", "ask several times")
     captioner = service.captioner(text(fields, "model"))
     work = Rank(captioner, sentences)
     rows, errors = await service.match(request, photos, captioner, work)

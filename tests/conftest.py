@@ -93,8 +93,9 @@ settings.load_profile("mrnn")
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
-    """Keep what is cached apart from what the user has there."""
+    """Keep what is cached apart from what the user has there, and leave the user's options out."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRNN_CONFIG", "")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
         yield
 

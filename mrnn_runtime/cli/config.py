@@ -1,4 +1,7 @@
-"""Options that a file gives: ``mrnn.toml`` of the current folder, or the one of ``MRNN_CONFIG``.
+"""Options that a file gives: the user's ``~/.config/mrnn/mrnn.toml``, or that of ``MRNN_CONFIG``.
+
+No file is looked for where one merely stands: it may have come with the photos, and options write
+files, listen to a network and load models.
 
 A table a command, with the names that the options have on the command line, which wins::
 
@@ -21,7 +24,6 @@ from mrnn_runtime.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_FILE = "mrnn.toml"
 _MOST_BYTES = 1 << 20
 
 
@@ -29,24 +31,15 @@ def read_config() -> dict[str, Any]:
     """Return what the file says, a table a command; an empty ``MRNN_CONFIG`` means no file.
 
     Raises:
-        UsageError: it is not there though it was named, another user wrote it, or it is no TOML.
+        UsageError: it is not there though it was named, or it is no TOML.
     """
-    named = os.environ.get("MRNN_CONFIG")
-    path = Path(_FILE if named is None else named)
-    if named == "" or (named is None and not path.is_file()):
+    path = _path()
+    if path is None:
         return {}
     import tomllib
 
     try:
         with path.open("rb") as file:
-            # In a stranger's folder it could name files to write over.
-            if named is None and hasattr(os, "getuid"):
-                owner = os.fstat(file.fileno()).st_uid
-                if owner not in (os.getuid(), 0):
-                    raise UsageError(
-                        f"{path} belongs to another user",
-                        hint=f"MRNN_CONFIG={_FILE} trusts it, an empty MRNN_CONFIG leaves it out",
-                    )
             return tomllib.loads(file.read(_MOST_BYTES).decode())
     except OSError as error:
         raise UsageError(
@@ -56,12 +49,20 @@ def read_config() -> dict[str, Any]:
         raise UsageError(f"{path} is no TOML: {error}") from error
 
 
+def _path() -> Path | None:
+    named = os.environ.get("MRNN_CONFIG")
+    if named is not None:
+        return Path(named) if named else None
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    own = Path(folder, "mrnn", "mrnn.toml")
+    return own if own.is_absolute() and own.is_file() else None
+
+
 def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of a group's commands, as click takes them.
 
     Raises:
-        UsageError: a table names a command or an option that does not exist, or a file of a folder
-            that may have come with the photos in it names other files.
+        UsageError: a table names a command or an option that does not exist.
     """
     made: dict[str, Any] = {}
     for name, table in tables.items():
@@ -82,11 +83,6 @@ def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:
         for key in table:
             if key not in options:
                 raise _unknown(f"mrnn {name} has no option --{key}", key, options)
-            if options[key].type.name == "path" and "MRNN_CONFIG" not in os.environ:
-                raise UsageError(
-                    f"{_FILE} of the current folder names a file: {key}",
-                    hint=f"say --{key} yourself, or trust the file: MRNN_CONFIG={_FILE}",
-                )
         made[name] = {options[key].name: value for key, value in table.items()}
     return made
 
@@ -96,4 +92,4 @@ def _unknown(message: str, name: str, known: Iterable[str]) -> UsageError:
 
     close = get_close_matches(name.replace("_", "-"), list(known), n=1)
     advice = f"did you mean {close[0]}?" if close else "see mrnn --help"
-    return UsageError(f"{os.environ.get('MRNN_CONFIG', _FILE)}: {message}", hint=advice)
+    return UsageError(f"{_path()}: {message}", hint=advice)

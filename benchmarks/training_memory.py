@@ -16,8 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -27,41 +25,39 @@ WIDTH, CAPTIONS, WORDS = 1408, 5, 2000
 
 def measure(photos: int) -> dict[str, float]:
     """Return the MB that a process of so many photos has at the end of an epoch."""
-    from mrnn_exporters import features
     from mrnn_exporters.datasets import Example
+    from mrnn_exporters.shards import Store
     from mrnn_exporters.tokenizer import build_tokenizer
     from mrnn_exporters.train import CaptionDataset, collate
 
-    backbone: Any = SimpleNamespace(feature_size=WIDTH)
-    features._identity = lambda _: "net"  # type: ignore[assignment]
-    features._stamp = lambda path: path.name  # type: ignore[assignment]
     random = np.random.default_rng(0)
-    paths = [Path(f"{i:07}") for i in range(photos)]
+    names = [f"{i:07}" for i in range(photos)]
     words = [f"w{i}" for i in range(WORDS)]
     tokenizer = build_tokenizer([" ".join(words)], 1)
     with TemporaryDirectory() as scratch:
-        cache = Path(scratch)
-        with features._store(cache / "features" / "net-plain.sqlite") as store:
-            for start in range(0, photos, 1000):
-                noise = random.standard_normal((1000, WIDTH)).astype(np.float16)
-                features._write(store, [path.name for path in paths[start : start + 1000]], noise)
+        store = Store(Path(scratch), WIDTH)
+        for start in range(0, photos, 1000):
+            noise = random.standard_normal((1000, WIDTH)).astype(np.float16)
+            store.add(names[start : start + 1000], noise)
         before = anonymous()
         examples = [
-            Example(path, tuple(" ".join(random.choice(words, 10)) for _ in range(CAPTIONS)))
-            for path in paths
+            Example(Path(name), tuple(" ".join(words[i] for i in ids) for ids in drawn))
+            for name in names
+            for drawn in (random.integers(WORDS, size=(CAPTIONS, 10)),)
         ]
         read = anonymous()
-        values = features.features(backbone, paths, "plain", cache)
+        rows = store.read(names)
         mapped = anonymous()
-        data = CaptionDataset(examples, [values], tokenizer, 30)
+        data = CaptionDataset(examples, [rows], tokenizer, 30)
+        del examples  # as mrnn train does
         for start in range(0, len(data) - 256, 256):
             collate([data[start + i, 0] for i in range(256)])
         return {
             "photos": photos,
-            "features_on_disk_mb": round(values.nbytes / 1e6, 1),
+            "features_on_disk_mb": round(sum(shard.nbytes for shard in rows.shards) / 1e6, 1),
             "captions_as_text_mb": round(read - before, 1),
             "features_mb": round(mapped - read, 1),
-            "data_set_mb": round(anonymous() - mapped, 1),
+            "training_mb": round(anonymous() - before, 1),
         }
 
 

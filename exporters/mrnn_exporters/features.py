@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sqlite3
-import tempfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import astuple, replace
@@ -24,6 +22,7 @@ from PIL import Image
 
 from mrnn_exporters.datasets import refuse_many
 from mrnn_exporters.progress import on_all_cores
+from mrnn_exporters.shards import Store
 from mrnn_runtime import ImageError, MrnnError, UsageError, read_image
 from mrnn_runtime.build import blaming, make_session
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mrnn_exporters.shards import Rows
     from mrnn_runtime import Backbone, Preprocess
     from mrnn_runtime.build import Session
 
@@ -47,7 +47,7 @@ _INTERPOLATIONS = {
 
 def features(
     backbone: Backbone, paths: Sequence[Path], view: str, cache: Path, *, name: str = "unnamed"
-) -> NDArray[np.float16]:
+) -> Rows:
     """Return a backbone's features of photos, computed at the first call and read later.
 
     Args:
@@ -58,12 +58,12 @@ def features(
         name: what users call the backbone, for errors.
 
     Returns:
-        float16 [n, d], read-only, mapped from a file: memory does not grow with n. NaN where a
-        photo cannot be read, see ``broken``.
+        float16 [d] a photo, mapped from files: memory does not grow with n. Those of photos that
+        cannot be read are missing.
 
     Raises:
         UsageError: an unknown view, or more than 1 % of the photos cannot be read.
-        MrnnError: a feature does not fit float16.
+        MrnnError: a feature does not fit float16, or the cache cannot be written.
         PluginError: the backbone cannot be exported to ONNX.
     """
     if not re.fullmatch(r"plain|mirror|crop\d+", view):
@@ -71,26 +71,23 @@ def features(
     with blaming(f"backbone {name!r}"):
         net = _identity(backbone)
     keys = [_stamp(path) for path in paths]
-    values = _mapped((len(paths), backbone.feature_size), cache)
-    with _store(cache / "features" / f"{net}-{view}.sqlite") as store:
-        left = _read(store, keys, values)
-        if left:
-            with blaming(f"backbone {name!r}"):
-                graph = _graph(backbone, cache / "backbones" / f"{net}.onnx")
-            session = make_session(graph, "cpu", 1)
-            chunks = [left[i : i + _BATCH] for i in range(0, len(left), _BATCH)]
-            job = partial(_chunk, session, backbone.preprocess, view, paths)
-            for rows, block in on_all_cores(job, chunks, f"features, {view}"):
-                values[rows] = block
-                _write(store, [keys[row] for row in rows], block)
-    values.flags.writeable = False
-    _refuse_broken(values, paths)
-    return values
-
-
-def broken(values: NDArray[np.float16]) -> NDArray[np.bool_]:
-    """Return which rows of features, float16 [n, d], belong to photos that cannot be read."""
-    return np.isnan(values[:, 0])
+    store = Store(cache / "features" / f"{net}-{view}", backbone.feature_size)
+    rows = store.read(keys)
+    if rows.missing.any():
+        with store.locked():
+            left = np.flatnonzero(store.read(keys).missing).tolist()
+            if left:
+                with blaming(f"backbone {name!r}"):
+                    graph = _graph(backbone, cache / "backbones" / f"{net}.onnx")
+                session = make_session(graph, "cpu", 1)
+                chunks = [left[i : i + _BATCH] for i in range(0, len(left), _BATCH)]
+                job = partial(_chunk, session, backbone.preprocess, view, paths)
+                for readable, values in on_all_cores(job, chunks, f"features, {view}"):
+                    store.add([keys[row] for row in readable], values)
+        rows = store.read(keys)
+    lost = [path for path, gone in zip(paths, rows.missing, strict=True) if gone]
+    refuse_many("photos that cannot be read", lost, len(paths))
+    return rows
 
 
 def read_view(path: Path, preprocess: Preprocess, view: str) -> NDArray[np.uint8]:
@@ -116,50 +113,6 @@ def read_view(path: Path, preprocess: Preprocess, view: str) -> NDArray[np.uint8
     return np.asarray(resized)[:, :: rng.choice((-1, 1))]
 
 
-def _mapped(shape: tuple[int, int], folder: Path) -> NDArray[np.float16]:
-    """Return an array of NaN in a file without a name, which goes when the array does."""
-    if 0 in shape:  # which cannot be mapped
-        return np.empty(shape, np.float16)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        row = np.full(shape[1], np.nan, np.float16).tobytes()
-        for start in range(0, shape[0], 1024):
-            file.write(row * min(1024, shape[0] - start))
-        file.flush()
-        return np.memmap(file, np.float16, "r+", shape=shape)
-
-
-@contextmanager
-def _store(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file that holds a feature of each photo; what is written stays after a kill."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = sqlite3.connect(path, timeout=60)
-    try:
-        store.execute("PRAGMA journal_mode = WAL")
-        store.execute("CREATE TABLE IF NOT EXISTS features (photo TEXT PRIMARY KEY, value BLOB)")
-        yield store
-    finally:
-        store.close()
-
-
-def _read(store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]) -> list[int]:
-    """Fill in the rows that are known; return the others."""
-    left = []
-    for row, key in enumerate(keys):
-        known = store.execute("SELECT value FROM features WHERE photo = ?", (key,)).fetchone()
-        if known is None:
-            left.append(row)
-        else:
-            values[row] = np.frombuffer(known[0], np.float16)
-    return left
-
-
-def _write(store: sqlite3.Connection, keys: Sequence[str], values: NDArray[np.float16]) -> None:
-    rows = [(key, value.tobytes()) for key, value in zip(keys, values, strict=True)]
-    with store:
-        store.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
-
-
 def _chunk(
     session: Session, preprocess: Preprocess, view: str, paths: Sequence[Path], chunk: Sequence[int]
 ) -> tuple[list[int], NDArray[np.float16]]:
@@ -180,11 +133,6 @@ def _chunk(
             hint="scale the backbone's output, or check its weights",
         )
     return list(images), values.astype(np.float16)
-
-
-def _refuse_broken(values: NDArray[np.float16], paths: Sequence[Path]) -> None:
-    lost = [path for path, gone in zip(paths, broken(values), strict=True) if gone]
-    refuse_many("photos that cannot be read", lost, len(paths))
 
 
 def _graph(backbone: Backbone, path: Path) -> Path:

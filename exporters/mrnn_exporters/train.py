@@ -39,6 +39,7 @@ from mrnn_exporters.runs import (
     check_names,
     write_json,
 )
+from mrnn_exporters.shards import Rows
 from mrnn_exporters.starts import open_start
 from mrnn_exporters.tokenizer import SPECIALS, build_tokenizer, encode_caption, read_sentences
 from mrnn_runtime import UsageError
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-    from numpy.typing import NDArray
     from torch.nn.utils.rnn import PackedSequence
 
     from mrnn_exporters.datasets import Example
@@ -87,13 +87,13 @@ class CaptionDataset(Dataset[tuple[list[int], Tensor, int]]):
     def __init__(
         self,
         examples: Sequence[Example],
-        views: Sequence[NDArray[np.float16]],
+        views: Sequence[Rows],
         tokenizer: Tokenizer,
         max_words: int,
     ) -> None:
-        """Encode the captions; views are features [n, d], one array a view, rows as examples."""
+        """Encode the captions; a view has float16 [d] for each of the examples that can be read."""
         self.views = views
-        lost = np.any([features.broken(view) for view in views], axis=0)
+        lost = np.any([view.missing for view in views], axis=0)
         bos, eos = (SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
         # One array for all captions: as lists they would take ten times as much memory.
         self._tokens, self._ends, self._rows = array("i"), array("q", [0]), array("i")
@@ -117,7 +117,7 @@ class CaptionDataset(Dataset[tuple[list[int], Tensor, int]]):
 
     def by_photo(self) -> list[list[list[int]]]:
         """Return the captions of each photo as word ids, without <bos> and <eos>."""
-        groups: list[list[list[int]]] = [[] for _ in self.views[0]]
+        groups: list[list[list[int]]] = [[] for _ in range(len(self.views[0]))]
         for index, row in enumerate(self._rows):
             groups[row].append(self._sentence(index)[1:-1])
         return groups
@@ -384,8 +384,9 @@ def run(
     def captions(split: str, views: Sequence[str]) -> CaptionDataset:
         if config.sentences:  # all are said of one image of zeros, whose image term is zero
             zeros = np.zeros((1, backbone.feature_size), np.float16)
+            view = Rows([zeros], np.zeros(1, np.int64))
             sayings = [datasets.Example(Path(), tuple(said[split]))]
-            return CaptionDataset(sayings, [zeros], tokenizer, config.max_words)
+            return CaptionDataset(sayings, [view], tokenizer, config.max_words)
         paths = [example.path for example in examples[split]]
         arrays = [
             features.features(seen, paths, view, cache, name=config.backbone) for view in views
@@ -393,6 +394,9 @@ def run(
         return CaptionDataset(examples[split], arrays, tokenizer, config.max_words)
 
     data = Data(config, captions("train", config.views), captions("dev", ("plain",)))
+    photos = {split: len(part) for split, part in examples.items()}
+    for texts in (examples, said):  # which take several times the memory that words as numbers do
+        texts.clear()
     reward = None
     if config.reward:
         reward = CiderReward(data.train.by_photo(), tokenizer.get_vocab_size())
@@ -405,7 +409,7 @@ def run(
         "feature_size": backbone.feature_size,
         "weights_id": backbone.weights_id,
         "parameters": sum(p.numel() for p in trainee.parameters()),
-        "photos": {split: len(part) for split, part in examples.items()},
+        "photos": photos,
         "captions": {"train": len(data.train), "dev": len(data.dev)},
         **best,
         "versions": {

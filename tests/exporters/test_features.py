@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def backbone() -> Small:
     return Small(Net(0.5))
 
 
+def computed(backbone: Small, paths: list[Path], view: str, cache: Path) -> np.ndarray:
+    """The features as one array, NaN where one is missing."""
+    rows = features.features(backbone, paths, view, cache)
+    absent = np.full(backbone.feature_size, np.nan, np.float16)
+    return np.stack([absent if gone else rows[i] for i, gone in enumerate(rows.missing)])
+
+
 def expected(backbone: Small, images: list[np.ndarray]) -> np.ndarray:
     with torch.no_grad():
         return backbone.module(torch.from_numpy(np.stack(images))).numpy().astype(np.float16)
@@ -56,8 +64,8 @@ def test_plain_and_mirror_are_what_torch_makes_of_the_runtimes_pixels(
 ) -> None:
     paths = make_photos(tmp_path / "photos", 7)
     images = [read_image(path, PREPROCESS) for path in paths]
-    plain = features.features(backbone, paths, "plain", tmp_path / "cache")
-    mirror = features.features(backbone, paths, "mirror", tmp_path / "cache")
+    plain = computed(backbone, paths, "plain", tmp_path / "cache")
+    mirror = computed(backbone, paths, "mirror", tmp_path / "cache")
     assert plain.dtype == np.float16
     np.testing.assert_allclose(plain, expected(backbone, images), rtol=1e-3)
     flipped = [np.ascontiguousarray(image[:, ::-1]) for image in images]
@@ -68,25 +76,25 @@ def test_plain_and_mirror_are_what_torch_makes_of_the_runtimes_pixels(
 def test_the_second_call_reads_the_file(backbone: Small, make_photos, tmp_path: Path) -> None:
     paths = make_photos(tmp_path / "photos", 3)
     cache = tmp_path / "cache"
-    first = features.features(backbone, paths, "plain", cache)
+    first = computed(backbone, paths, "plain", cache)
     # Another net under the same identity: only a cache can give the old values.
-    assert np.array_equal(features.features(Small(Net(2.0)), paths, "plain", cache), first)
+    assert np.array_equal(computed(Small(Net(2.0)), paths, "plain", cache), first)
     assert not np.array_equal(
-        features.features(Small(Net(2.0), weights_id="two"), paths, "plain", cache), first
+        computed(Small(Net(2.0), weights_id="two"), paths, "plain", cache), first
     )
-    assert not first.flags.writeable
+    assert not features.features(backbone, paths, "plain", cache)[0].flags.writeable
     assert not list(cache.rglob("*.part"))
 
 
 def test_a_photo_more_costs_one_photo(backbone: Small, make_photos, tmp_path: Path) -> None:
     paths = make_photos(tmp_path / "photos", 5)
     cache = tmp_path / "cache"
-    first = features.features(backbone, paths[:3], "plain", cache)
+    first = computed(backbone, paths[:3], "plain", cache)
     # Another net under the same identity shows which photos are computed at this call.
     shutil.rmtree(cache / "backbones")
-    values = features.features(Small(Net(2.0)), paths, "plain", tmp_path / "cache")
+    values = computed(Small(Net(2.0)), paths, "plain", tmp_path / "cache")
     assert np.array_equal(values[:3], first)
-    other = features.features(Small(Net(2.0)), paths, "plain", tmp_path / "empty")
+    other = computed(Small(Net(2.0)), paths, "plain", tmp_path / "empty")
     assert np.array_equal(values[3:], other[3:])
 
 
@@ -97,10 +105,36 @@ def test_what_was_computed_before_a_failure_stays(
     endless = Image.fromarray(np.full((20, 24, 3), 255, np.uint8))
     endless.save(paths[39])
     with pytest.raises(MrnnError, match="float16"):  # of the white photo, the last one
-        features.features(Small(Net(258.0)), paths, "plain", tmp_path / "cache")
-    kept = features.features(Small(Net(2.0), "one"), paths[:20], "plain", tmp_path / "cache")
-    fresh = features.features(Small(Net(258.0)), paths[:20], "plain", tmp_path / "empty")
+        computed(Small(Net(258.0)), paths, "plain", tmp_path / "cache")
+    kept = computed(Small(Net(2.0), "one"), paths[:20], "plain", tmp_path / "cache")
+    fresh = computed(Small(Net(258.0)), paths[:20], "plain", tmp_path / "empty")
     assert np.array_equal(kept, fresh)
+
+
+def test_an_entry_that_is_damaged_is_made_again(
+    backbone: Small, make_photos, tmp_path: Path
+) -> None:
+    paths = make_photos(tmp_path / "photos", 5)
+    cache = tmp_path / "cache"
+    first = computed(backbone, paths, "plain", cache)
+    (shard,) = cache.glob("features/*/*.shard")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert np.array_equal(computed(backbone, paths, "plain", cache), first)
+    assert shard.stat().st_size == len(content) * 6 // 5
+
+
+def test_two_runs_compute_a_feature_once(backbone: Small, make_photos, tmp_path: Path) -> None:
+    paths = make_photos(tmp_path / "photos", 30)
+    alone = computed(backbone, paths, "plain", tmp_path / "alone")
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(computed, backbone, paths, "plain", tmp_path / "two") for _ in "ab"]
+        assert all(np.array_equal(run.result(), alone) for run in runs)
+    sizes = [
+        next(tmp_path.glob(f"{one}/features/*/*.shard")).stat().st_size for one in ("alone", "two")
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_the_key_knows_the_photos_and_the_preprocess(
@@ -108,23 +142,23 @@ def test_the_key_knows_the_photos_and_the_preprocess(
 ) -> None:
     paths = make_photos(tmp_path / "photos", 3)
     cache = tmp_path / "cache"
-    first = features.features(backbone, paths, "plain", cache)
-    assert np.array_equal(features.features(backbone, paths[::-1], "plain", cache), first[::-1])
+    first = computed(backbone, paths, "plain", cache)
+    assert np.array_equal(computed(backbone, paths[::-1], "plain", cache), first[::-1])
     higher = replace(backbone, preprocess=replace(PREPROCESS, height=24))
-    assert not np.array_equal(features.features(higher, paths, "plain", cache), first)
+    assert not np.array_equal(computed(higher, paths, "plain", cache), first)
     Image.new("RGB", (20, 24), "red").save(paths[1])
     os.utime(paths[1], ns=(1, 1))
-    after = features.features(backbone, paths, "plain", cache)
+    after = computed(backbone, paths, "plain", cache)
     assert np.array_equal(after[[0, 2]], first[[0, 2]])
     assert not np.array_equal(after[1], first[1])
 
 
 def test_the_key_does_not_know_the_folder(backbone: Small, make_photos, tmp_path: Path) -> None:
     paths = make_photos(tmp_path / "photos", 3)
-    features.features(backbone, paths, "plain", tmp_path / "cache")
+    computed(backbone, paths, "plain", tmp_path / "cache")
     (tmp_path / "photos").rename(tmp_path / "moved")
     moved = [tmp_path / "moved" / path.name for path in paths]
-    features.features(backbone, moved, "plain", tmp_path / "cache")
+    computed(backbone, moved, "plain", tmp_path / "cache")
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
 
 
@@ -153,8 +187,8 @@ def test_a_few_broken_photos_are_nan_and_named(
     for _ in range(2):  # computed, then read
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            values = features.features(backbone, paths, "plain", tmp_path / "cache")
-        assert np.flatnonzero(features.broken(values)).tolist() == [77]
+            values = computed(backbone, paths, "plain", tmp_path / "cache")
+        assert np.flatnonzero(np.isnan(values[:, 0])).tolist() == [77]
         assert "1 of 150: 77.png" in caplog.text
 
 
@@ -162,7 +196,7 @@ def test_many_broken_photos_are_an_error(backbone: Small, make_photos, tmp_path:
     paths = make_photos(tmp_path / "photos", 5)
     paths[4].unlink()
     with pytest.raises(UsageError, match=r"1 of 5: 4\.png"):
-        features.features(backbone, paths, "plain", tmp_path / "cache")
+        computed(backbone, paths, "plain", tmp_path / "cache")
     with pytest.raises(ImageError):
         features.read_view(paths[4], PREPROCESS, "crop1")
 
@@ -171,7 +205,7 @@ def test_many_broken_photos_are_an_error(backbone: Small, make_photos, tmp_path:
 def test_what_does_not_fit_float16_is_refused(make_photos, tmp_path: Path, scale: float) -> None:
     paths = make_photos(tmp_path / "photos", 2)
     with pytest.raises(MrnnError, match=r"feature of 0\.png .* float16"):
-        features.features(Small(Net(scale)), paths, "plain", tmp_path / "cache")
+        computed(Small(Net(scale)), paths, "plain", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("view", ["crop", "flip", "crop-1", "plain "])

@@ -25,10 +25,12 @@ WIDTH, CAPTIONS, WORDS = 1408, 5, 2000
 
 def measure(photos: int) -> dict[str, float]:
     """Return the MB that a process of so many photos has at the end of an epoch."""
+    from torch.utils.data import BatchSampler
+
     from mrnn_exporters.datasets import Example
     from mrnn_exporters.shards import Store
     from mrnn_exporters.tokenizer import build_tokenizer
-    from mrnn_exporters.train import CaptionDataset, collate
+    from mrnn_exporters.train import CaptionDataset, EpochSampler, collate
 
     random = np.random.default_rng(0)
     names = [f"{i:07}" for i in range(photos)]
@@ -50,8 +52,9 @@ def measure(photos: int) -> dict[str, float]:
         mapped = anonymous()
         data = CaptionDataset(examples, [rows], tokenizer, 30)
         del examples  # as mrnn train does
-        for start in range(0, len(data) - 256, 256):
-            collate([data[start + i, 0] for i in range(256)])
+        sampler = EpochSampler(data, num_replicas=1, rank=0)
+        for batch in BatchSampler(sampler, 256, drop_last=True):
+            collate([data[key] for key in batch])
         return {
             "photos": photos,
             "features_on_disk_mb": round(sum(shard.nbytes for shard in rows.shards) / 1e6, 1),

@@ -96,7 +96,8 @@ class CaptionDataset(Dataset[tuple[list[int], Tensor, int]]):
         lost = np.any([view.missing for view in views], axis=0)
         bos, eos = (SPECIALS.index(sign) for sign in ("<bos>", "<eos>"))
         # One array for all captions: as lists they would take ten times as much memory.
-        self._tokens, self._ends, self._rows = array("i"), array("q", [0]), array("i")
+        self._tokens = array("H" if tokenizer.get_vocab_size() <= 2**16 else "i")
+        self._ends, self._rows = array("q", [0]), array("i")
         for row, example in enumerate(examples):
             for caption in example.captions if not lost[row] else ():
                 if ids := encode_caption(tokenizer, caption):
@@ -134,9 +135,15 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (caption, epoch)."""
-        mine = range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]
-        for index in super().__iter__() if self.shuffle else mine:
-            yield index, self.epoch  # type: ignore[misc]
+        count = len(self.dataset)  # type: ignore[arg-type]
+        if not self.shuffle:
+            yield from ((i, self.epoch) for i in range(self.rank, count, self.num_replicas))
+            return
+        # The base's order, but as an array: its lists take ten times as much memory.
+        drawn = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(count, generator=drawn)
+        for place in range(self.rank, self.total_size, self.num_replicas):
+            yield int(order[place % count]), self.epoch
 
     def __len__(self) -> int:
         """Count the captions of this process."""

@@ -48,7 +48,7 @@ def _encode(
     kept, broken, pixels = [], [], []
     for example in examples:
         try:
-            pixels.append(read_image(example.path, preprocess))
+            pixels.append(read_image(example.image, preprocess))
             kept.append(example)
         except ImageError:
             broken.append(example)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mrnn_runtime import Backbone, Bundle, Preprocess
+    from mrnn_runtime import Backbone, Bundle, ImageSource, Preprocess
 
 PHOTOS = 50
 BACKGROUND = 250
@@ -89,7 +89,7 @@ def run(
     trained = Run.open(source)
     summary = summary or f"{trained.config.cell} on {trained.config.backbone} features"
     backbone = trained.backbone()
-    compared = list(photos) or _dev_photos(trained)
+    compared: list[ImageSource] = [*photos] or _dev_photos(trained)
     with new_folder(output) as folder:
         encoder_graph, step = _write_graphs(trained, backbone, folder, reference)
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
@@ -191,9 +191,9 @@ def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
     )
 
 
-def _dev_photos(trained: Run) -> list[Path]:
+def _dev_photos(trained: Run) -> list[ImageSource]:
     """The first photos of the run's dev split."""
-    return [example.path for example in _examples(trained, "dev")[:PHOTOS]]
+    return [example.image for example in _examples(trained, "dev")[:PHOTOS]]
 
 
 def _examples(trained: Run, split: str) -> list[datasets.Example]:

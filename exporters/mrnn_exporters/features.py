@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mrnn_exporters.datasets import refuse_many
+from mrnn_exporters.datasets import Member, as_image, file_of, refuse_many
 from mrnn_exporters.progress import on_all_cores
 from mrnn_exporters.shards import Store
 from mrnn_runtime import ImageError, MrnnError, UsageError, read_image
@@ -46,7 +46,12 @@ _INTERPOLATIONS = {
 
 
 def features(
-    backbone: Backbone, paths: Sequence[Path], view: str, cache: Path, *, name: str = "unnamed"
+    backbone: Backbone,
+    paths: Sequence[Path | Member],
+    view: str,
+    cache: Path,
+    *,
+    name: str = "unnamed",
 ) -> Rows:
     """Return a backbone's features of photos, computed at the first call and read later.
 
@@ -90,31 +95,36 @@ def features(
     return rows
 
 
-def read_view(path: Path, preprocess: Preprocess, view: str) -> NDArray[np.uint8]:
+def read_view(path: Path | Member, preprocess: Preprocess, view: str) -> NDArray[np.uint8]:
     """Read one view of a photo, uint8 [h, w, 3].
 
     Raises:
         ImageError: the photo cannot be read.
     """
+    image = as_image(path)
     if view == "plain":
-        return read_image(path, preprocess)
+        return read_image(image, preprocess)
     if view == "mirror":
-        return read_image(path, preprocess)[:, ::-1]
+        return read_image(image, preprocess)[:, ::-1]
     # Read so large that even the smallest window is not enlarged again.
     size = (preprocess.height, preprocess.width)
     height, width = (round(side / _SMALLEST) for side in size)
-    image = read_image(path, replace(preprocess, height=height, width=width))
+    pixels = read_image(image, replace(preprocess, height=height, width=width))
     rng = np.random.default_rng(list(hashlib.sha256(f"{view}/{path.name}".encode()).digest()))
     rows = round(height * rng.uniform(_SMALLEST, _LARGEST))
     columns = round(width * rng.uniform(_SMALLEST, _LARGEST))
     top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    window = Image.fromarray(image[top : top + rows, left : left + columns])
+    window = Image.fromarray(pixels[top : top + rows, left : left + columns])
     resized = window.resize(size[::-1], _INTERPOLATIONS[preprocess.interpolation])
     return np.asarray(resized)[:, :: rng.choice((-1, 1))]
 
 
 def _chunk(
-    session: Session, preprocess: Preprocess, view: str, paths: Sequence[Path], chunk: Sequence[int]
+    session: Session,
+    preprocess: Preprocess,
+    view: str,
+    paths: Sequence[Path | Member],
+    chunk: Sequence[int],
 ) -> tuple[list[int], NDArray[np.float16]]:
     """Return the rows whose photos can be read, and their features."""
     images: dict[int, NDArray[np.uint8]] = {}
@@ -165,12 +175,14 @@ def _identity(backbone: Backbone) -> str:
     return _digest(str(_VERSION), backbone.weights_id, str(recipe), repr(backbone.module))
 
 
-def _stamp(path: Path) -> str:
+def _stamp(path: Path | Member) -> str:
     """Return what changes when the photo does, and not when its folder is moved."""
     try:
-        facts = path.stat()
+        facts = file_of(path).stat()
     except OSError:
         return f"{path.name}/missing"
+    if isinstance(path, Member):  # keys of other tars may be the same
+        return f"{path.archive.name}/{path.name}/{path.size}/{facts.st_mtime_ns}"
     return f"{path.name}/{facts.st_size}/{facts.st_mtime_ns}"
 
 

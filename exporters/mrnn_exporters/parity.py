@@ -32,7 +32,6 @@ from mrnn_runtime.build import blaming, manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from mrnn_exporters.graphs import EncoderGraph
     from mrnn_exporters.nets import Cell
     from mrnn_exporters.runs import Run
-    from mrnn_runtime import Captioner, Decoder, SpecialTokens, StepModel
+    from mrnn_runtime import Captioner, Decoder, ImageSource, SpecialTokens, StepModel
 
 TOLERANCE = 1e-4
 ROUNDING = 0.05
@@ -122,7 +121,7 @@ def compare(
     trained: Run,
     graph: EncoderGraph,
     step: nn.Module,
-    photos: Iterable[Path],
+    photos: Iterable[ImageSource],
 ) -> Parity:
     """Caption photos with ONNX Runtime and with torch, and measure where they differ.
 

@@ -97,7 +97,7 @@ def _write(
     old: Bundle, folder: Path, examples: Sequence[Example], name: str, least: float
 ) -> tuple[list[str], Comparison]:
     """Write the new bundle; return what stayed float32, and the comparison."""
-    photos = [read_image(example.path, old.preprocess) for example in examples]
+    photos = [read_image(example.image, old.preprocess) for example in examples]
     for file in old.files:
         if file != GOLDEN and not file.startswith(f"{old.references}/"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -10,11 +11,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mrnn_exporters import datasets
 from mrnn_exporters.datasets.common import held_out
 from mrnn_exporters.datasets.tars import webdataset
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime.errors import ImageError, UsageError
+from mrnn_runtime.images import read_image
+from mrnn_runtime.types import Preprocess
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -293,12 +297,13 @@ def test_the_real_flickr8k(flickr8k_root: Path) -> None:
     assert len({e.path for part in parts.values() for e in part}) == 8000
 
 
-def tar_of(path: Path, files: dict[str, str]) -> Path:
+def tar_of(path: Path, files: dict[str, str] | dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
-        for name, text in files.items():
+        for name, said in files.items():
+            content = said.encode() if isinstance(said, str) else said
             member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return path
 
 
@@ -314,10 +319,26 @@ def test_tars_hold_photos_and_what_is_on_them(tmp_path: Path) -> None:
         "b.PNG": ("A hat .",),
         "c.jpg": ("A man .",),
     }
-    assert all(e.path.is_file() and tmp_path in e.path.parents for e in examples)
-    before = {e.path: e.path.stat().st_mtime_ns for e in examples}
-    again = [e for split in datasets.SPLITS for e in webdataset(tmp_path, split)]
-    assert {e.path: e.path.stat().st_mtime_ns for e in again} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"one.tar", "two.tar"}
+
+
+def test_photos_of_tars_are_read_where_they_lie(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(content, "PNG")
+    files = {f"{i}{suffix}": b"" for i in range(30) for suffix in (".txt", ".png")}
+    files = {name: b"A square ." if name.endswith("t") else content.getvalue() for name in files}
+    tar_of(tmp_path / "one.tar", files | {"9.png": b"no photo"})
+    examples = [
+        e for split in datasets.SPLITS for e in datasets.read("webdataset", tmp_path, split)
+    ]
+    assert len(examples) == 30
+    for example in examples:
+        if example.path.name == "9.png":
+            with pytest.raises(ImageError, match=r"9\.png"):
+                read_image(example.image, Preprocess(height=3, width=4))
+        else:
+            pixels = read_image(example.image, Preprocess(height=3, width=4))
+            assert pixels[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -328,15 +349,21 @@ def test_tars_hold_photos_and_what_is_on_them(tmp_path: Path) -> None:
         ({"a.jpg": "", "a.json": "[]"}, "no captions"),
         ({"a.jpg": "", "a.json": '{"caption": 3}'}, "no captions"),
         (None, "no whole tar"),
+        ("gz", "no whole tar"),
+        ("cut", "no whole tar"),
     ],
 )
 def test_a_tar_that_is_not_one_of_those_is_named(
-    tmp_path: Path, files: dict[str, str] | None, words: str
+    tmp_path: Path, files: dict[str, str] | str | None, words: str
 ) -> None:
     with pytest.raises(UsageError, match="holds no tar"):
         webdataset(tmp_path, "train")
     if files is None:
         (tmp_path / "one.tar").write_bytes(b"no tar" * 200)
+    elif isinstance(files, str):
+        content = tar_of(tmp_path / "one.tar", {"a.txt": "A .", "a.jpg": "-" * 5000}).read_bytes()
+        other = gzip.compress(content) if files == "gz" else content[:4000]
+        (tmp_path / "one.tar").write_bytes(other)
     else:
         tar_of(tmp_path / "one.tar", files)
     with pytest.raises(UsageError, match=words):

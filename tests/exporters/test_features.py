@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mrnn_exporters import features
+from mrnn_exporters import datasets, features
 from mrnn_runtime.errors import ImageError, MrnnError, UsageError
 from mrnn_runtime.images import read_image
 from mrnn_runtime.types import Preprocess
@@ -212,3 +213,21 @@ def test_what_does_not_fit_float16_is_refused(make_photos, tmp_path: Path, scale
 def test_an_unknown_view_is_a_usage_error(backbone: Small, tmp_path: Path, view: str) -> None:
     with pytest.raises(UsageError, match="unknown view"):
         features.features(backbone, [], view, tmp_path)
+
+
+def test_photos_inside_of_tars_have_features(backbone: Small, make_photos, tmp_path: Path) -> None:
+    """Tars may hold the same names: 000.png in each of them, say."""
+    paths = make_photos(tmp_path / "photos", 4)
+    for name, pair in (("a", paths[:2]), ("b", paths[2:])):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for i, path in enumerate(pair):
+                tar.add(path, f"{i}.png")
+                (tmp_path / "words").write_text("A photo .")
+                tar.add(tmp_path / "words", f"{i}.txt")
+    examples = datasets.read("webdataset/all", tmp_path, "train")
+    inside = sorted((e.path for e in examples), key=lambda photo: (photo.archive, photo.name))
+    cache = tmp_path / "cache"
+    for view in ("plain", "mirror"):
+        alone = computed(backbone, paths, view, tmp_path / "alone")
+        for _ in range(2):
+            assert np.array_equal(computed(backbone, inside, view, cache), alone)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.datasets.coco import coco, karpathy
-from mrnn_exporters.datasets.common import SPLITS, Example
+from mrnn_exporters.datasets.common import SPLITS, Example, Member, as_image, file_of
 from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
 from mrnn_exporters.datasets.folder import folder
 from mrnn_exporters.datasets.iapr import iapr_tc12
@@ -22,7 +22,7 @@ from mrnn_runtime import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["READERS", "SPLITS", "Example", "read", "refuse_many"]
+__all__ = ["READERS", "SPLITS", "Example", "Member", "as_image", "file_of", "read", "refuse_many"]
 
 READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "flickr8k": flickr8k,
@@ -72,13 +72,13 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
         examples = READERS[name](root, split)
     if not examples and not whole:
         raise UsageError(f"{root}: {name} has no photo in split {split}", hint="use another split")
-    missing = [e.path for e in examples if not e.path.is_file()]
+    missing = [e.path for e in examples if not file_of(e.path).is_file()]
     refuse_many(f"{name}, {split}: photos missing", missing, len(examples))
     gone = set(missing)
     return [e for e in examples if e.path not in gone]
 
 
-def refuse_many(what: str, lost: Sequence[Path], total: int) -> None:
+def refuse_many(what: str, lost: Sequence[Path | Member], total: int) -> None:
     """Warn of the photos that are lost and name them; refuse to go on where they are more than 1 %.
 
     Raises:
@@ -90,6 +90,6 @@ def refuse_many(what: str, lost: Sequence[Path], total: int) -> None:
     message = f"{what}: {len(lost)} of {total}: {names}"
     if len(lost) > MAX_LOST * total:
         raise UsageError(
-            message, hint=f"the folder {lost[0].parent} is not complete; fetch it again"
+            message, hint=f"the folder {file_of(lost[0]).parent} is not complete; fetch it again"
         )
     _log.warning("%s; left out", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mrnn_runtime import UsageError
 
@@ -13,7 +13,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from mrnn_runtime import ImageSource
+
 SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside of a tar: for whoever reads images, an open file.
+
+    Attributes:
+        archive: the tar, uncompressed.
+        name: of the file, without folders.
+        offset: where its bytes start.
+        size: how many they are.
+    """
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            OSError: the tar cannot be read.
+        """
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +50,29 @@ class Example:
     """One photo and its reference captions.
 
     Attributes:
-        path: the photo.
+        path: the photo: a file, or one inside of a tar.
         captions: the sentences as the corpus has them, at least one.
         coco_id: COCO's number of the photo, where the corpus is COCO.
     """
 
-    path: Path
+    path: Path | Member
     captions: tuple[str, ...]
     coco_id: int | None = None
+
+    @property
+    def image(self) -> ImageSource:
+        """The photo, for whoever reads images."""
+        return as_image(self.path)
+
+
+def as_image(photo: Path | Member) -> ImageSource:
+    """Return a photo as ``read_image`` takes it."""
+    return cast("ImageSource", photo)
+
+
+def file_of(photo: Path | Member) -> Path:
+    """Return the file that a photo is, or is in."""
+    return photo.archive if isinstance(photo, Member) else photo
 
 
 def damaged(path: Path, place: int | str, what: str) -> UsageError:

@@ -47,9 +47,10 @@ from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.tokenizer import SPECIALS
 from mrnn_runtime import DecodeOptions, load
 from mrnn_runtime import captioner as captioners
+from mrnn_runtime.engine.inputs import find_images
 from mrnn_runtime.engine.parallel import in_order
 from mrnn_runtime.engine.sessions import cores
-from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.images import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

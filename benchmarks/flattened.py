@@ -22,8 +22,8 @@ import numpy as np
 
 from mrnn_exporters import flatten
 from mrnn_runtime import Captioner, load, read_image
+from mrnn_runtime.build import find_images
 from mrnn_runtime.engine.flat import FlatModel, open_flat
-from mrnn_runtime.images import find_images
 
 _IMPORT = "import numpy, onnxruntime"
 _CAPTION = """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrnn_runtime.bundle.atomic import replace_file, replacing
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.bundle.manifest import REFERENCES
 from mrnn_runtime.bundle.tokenizer_file import APOSTROPHES, GLUE, WORD
@@ -25,13 +26,14 @@ from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
 from mrnn_runtime.engine.golden import record_golden
+from mrnn_runtime.engine.inputs import IMAGE_SUFFIXES, find_images
 from mrnn_runtime.engine.parallel import Budget, in_order
 from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.engine.providers import load_onnxruntime
 from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.errors import BundleError, UsageError
-from mrnn_runtime.images import IMAGE_SUFFIXES, find_images
+from mrnn_runtime.images import thumbnail
 from mrnn_runtime.plugins.hookspecs import CONTRACT
 from mrnn_runtime.plugins.manager import manager
 from mrnn_runtime.reranking import ngrams as grams
@@ -84,10 +86,13 @@ __all__ = [
     "open_flat",
     "read_manifest",
     "record_golden",
+    "replace_file",
     "replace_references",
+    "replacing",
     "save_background",
     "save_references",
     "signals",
+    "thumbnail",
     "write_manifest",
 ]
 

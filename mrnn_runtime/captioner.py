@@ -15,10 +15,10 @@ from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.bundle.vocabulary import Vocabulary
 from mrnn_runtime.decoding.candidates import CaptionSearch, blaming, rerank
+from mrnn_runtime.engine.inputs import list_images, read_images
 from mrnn_runtime.engine.model import load_model
 from mrnn_runtime.engine.parallel import Budget, ahead, in_order
 from mrnn_runtime.errors import UsageError
-from mrnn_runtime.images import list_images, read_images
 from mrnn_runtime.plugins.manager import PluginManager, manager
 from mrnn_runtime.types import Caption, DecodeOptions, RerankOptions
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime.engine.inputs import NamedImage
     from mrnn_runtime.errors import ImageError
-    from mrnn_runtime.images import NamedImage
     from mrnn_runtime.plugins.contracts import Encoder, Reranker, StepModel
     from mrnn_runtime.types import (
         Candidate,

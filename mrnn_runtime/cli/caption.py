@@ -13,8 +13,9 @@ from typing import Annotated, cast
 
 import typer
 
-from mrnn_runtime.cli import files, options, results, sidecars, watching
+from mrnn_runtime.cli import files, options, results, sidecars
 from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli.extensions import optional
 from mrnn_runtime.cli.options import flag, option
 from mrnn_runtime.cli.targets import Targets
 from mrnn_runtime.errors import UsageError
@@ -174,7 +175,7 @@ def caption(
         sidecars.Sidecar | None,
         typer.Option(
             help="Also write photo.jpg.txt, .json or .xmp beside each photo. An XMP file that is "
-            "there keeps all it says."
+            "there keeps all it says (needs mrnn-photos)."
         ),
     ] = None,
     write_metadata: Annotated[
@@ -197,7 +198,8 @@ def caption(
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.html", help="Also write a page with photos, candidates and ranks."
+            metavar="FILE.html",
+            help="Also write a page with photos, candidates and ranks (needs mrnn-devtools).",
         ),
     ] = None,
 ) -> None:
@@ -212,17 +214,17 @@ def caption(
 
     skipped: Counter[str] = Counter()
     if watch:
-        watching.check(paths, report)
-    images = watching.look(paths) if watch else _images(paths, skipped)
-    targets = Targets(
-        output,
-        form or results.format_of(output),
-        sidecar,
-        report,
-        write_metadata,
-        overwrite,
-        keep_mtime,
+        if report:
+            raise UsageError("--report is written at the end, and --watch has none")
+        watching = optional("mrnn_photos.watching")
+        watching.check(paths)
+        images = watching.photos_in(paths)
+    else:
+        images = _images(paths, skipped)
+    keepers = sidecars.keepers(
+        sidecar, metadata=write_metadata, overwrite=overwrite, keep_mtime=keep_mtime
     )
+    targets = Targets(output, form or results.format_of(output), report, keepers)
     targets.check(images)
     with ExitStack() as stack:
         if output:
@@ -277,6 +279,7 @@ def caption(
             f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
         )
         if watch:
+            speech.note(f"watching {', '.join(paths)}; Ctrl-C or SIGTERM ends it")
             captions = watching.captions(paths, targets.done(images), describe)
         else:
             captions = describe(images)
@@ -305,7 +308,7 @@ def _images(paths: list[str], skipped: Counter[str]) -> list[Path]:
 
     ``skipped`` counts the files of folders that are no images, by suffix.
     """
-    from mrnn_runtime.images import find_images
+    from mrnn_runtime.engine.inputs import find_images
 
     images: list[Path] = []
     for path in files.expanded(paths):

@@ -62,7 +62,7 @@ def search(
     kept, so that the next question about the same folder is quick.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.images import find_images
+    from mrnn_runtime.engine.inputs import find_images
     from mrnn_runtime.retrieval.gallery import default_cache, open_gallery
     from mrnn_runtime.retrieval.ranking import find_photos, find_stored
     from mrnn_runtime.retrieval.stored import open_stored
@@ -115,7 +115,7 @@ def rank(
     not win.
     """
     from mrnn_runtime.captioner import load
-    from mrnn_runtime.images import find_images
+    from mrnn_runtime.engine.inputs import find_images
     from mrnn_runtime.retrieval.gallery import open_gallery
     from mrnn_runtime.retrieval.ranking import load_background, rank_sentences
 

@@ -1,21 +1,19 @@
-"""What is written beside a photo, such as ``photo.jpg.xmp``, and into it."""
+"""What holds a photo's caption beside the output, such as ``photo.jpg.txt`` or the photo itself."""
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mrnn_runtime.bundle.atomic import replace_file
 from mrnn_runtime.cli.extensions import optional
-from mrnn_runtime.errors import ImageError
+from mrnn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mrnn_runtime.types import Caption
 
 
@@ -27,107 +25,71 @@ class Sidecar(StrEnum):
     XMP = "xmp"
 
 
-def is_captioned(path: Path, kind: Sidecar | None) -> bool:
-    """Say whether the file beside a photo is there; of XMP, whether it has a caption.
+class Keeper(Protocol):
+    """A kind of file that holds the caption of one photo; mrnn-photos has more of them."""
 
-    Of no kind: whether the photo itself has one.
-    """
-    if kind in (Sidecar.TXT, Sidecar.JSON):
-        return os.path.exists(beside(str(path), kind))
-    from mrnn_runtime import xmp
+    def place(self, photo: Path) -> Path:
+        """Return the file."""
+        ...
 
-    try:
-        if kind is None:
-            return bool(optional("mrnn_photos.metadata").caption_of(path.read_bytes()))
-        content = _read_xmp(str(path))
-        return bool(content and xmp.caption_of(content))
-    except (OSError, ValueError, ImageError):  # writing it will say why
-        return False
+    def has_caption(self, photo: Path) -> bool:
+        """Say whether a caption is there; False where that cannot be told."""
+        ...
 
+    def keep(self, result: Caption) -> bool:
+        """Write a caption; False where the file has one of its own, which stays.
 
-def write_sidecar(result: Caption, kind: Sidecar, *, overwrite: bool = False) -> bool:
-    """Write the file beside a photo.
-
-    An XMP file that is there keeps all that it says, its caption as well.
-
-    Args:
-        result: a caption, and the photo's path.
-        kind: of file.
-        overwrite: whether to replace the caption of an XMP file.
-
-    Returns:
-        Whether the caption is written; False where an XMP file keeps its own.
-
-    Raises:
-        ImageError: the file cannot be written, or is no XMP.
-    """
-    target = beside(result.path, kind)
-    with _blaming(target):
-        if kind is Sidecar.XMP:
-            from mrnn_runtime import xmp
-
-            before = _read_xmp(result.path)
-            if before and not overwrite and xmp.caption_of(before):
-                return False
-            content = xmp.with_caption(before, result.text)
-        else:
-            text = json.dumps(result.record()) if kind is Sidecar.JSON else result.text
-            content = f"{text}\n".encode("utf-8", "surrogateescape")
-        replace_file(target, content)
-    return True
+        Raises:
+            OSError: the file cannot be read or written.
+            ValueError: it holds something that would be lost.
+            ImageError: it needs what is not installed.
+        """
+        ...
 
 
-def write_metadata(result: Caption, *, overwrite: bool, keep_mtime: bool) -> bool:
-    """Write a caption into its photo, as ``write_sidecar`` writes XMP.
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file of ours, which is written anew: the caption, or what a line of jsonl holds."""
+
+    kind: Sidecar
+
+    def place(self, photo: Path) -> Path:
+        """Return the file."""
+        return Path(f"{photo}.{self.kind.value}")
+
+    def has_caption(self, photo: Path) -> bool:
+        """Say whether the file is there."""
+        return os.path.exists(self.place(photo))
+
+    def keep(self, result: Caption) -> bool:
+        """Write the file."""
+        text = json.dumps(result.record()) if self.kind is Sidecar.JSON else result.text
+        content = f"{text}\n".encode("utf-8", "surrogateescape")
+        replace_file(self.place(Path(result.path)), content)
+        return True
+
+
+def keepers(
+    sidecar: Sidecar | None, *, metadata: bool, overwrite: bool, keep_mtime: bool
+) -> tuple[Keeper, ...]:
+    """Return what the options of ``mrnn caption`` ask for.
 
     Raises:
-        PluginError: mrnn-photos is not installed.
-        ImageError: the photo cannot be written, or its metadata cannot be read.
+        UsageError: an option has nothing that it is for.
+        PluginError: mrnn-photos is needed and not installed.
     """
-    metadata = optional("mrnn_photos.metadata")
-    photo = Path(result.path)
-    with _blaming(photo):
-        status = photo.stat()
-        before = photo.read_bytes()
-        if not overwrite and metadata.caption_of(before):
-            return False
-        content = metadata.with_caption(before, result.text)
-        now = photo.stat()
-        if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
-            raise ValueError("somebody changes it at this moment")
-        replace_file(photo, content, through=True, keep_mtime=keep_mtime)
-    return True
-
-
-@contextmanager
-def _blaming(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ImageError(
-            f"{target} cannot be written: {error.strerror}", hint="check the folder's permissions"
-        ) from error
-    except ValueError as error:
-        raise ImageError(
-            f"{target} cannot be written: {error}", hint="save the file anew, or move it away"
-        ) from error
-
-
-def beside(path: str | Path, kind: Sidecar) -> Path:
-    """Return where the file beside a photo is written."""
-    return Path(f"{path}.{kind.value}")
-
-
-def _read_xmp(path: str) -> bytes:
-    """Return what ``photo.jpg.xmp`` holds, else ``photo.xmp``, as other programs name it."""
-    from mrnn_runtime.xmp import MOST_BYTES
-
-    for place in (beside(path, Sidecar.XMP), Path(path).with_suffix(".xmp")):
-        try:
-            if place.exists() and not place.is_file():
-                raise ValueError(f"{place} is no file")  # a pipe would be waited for
-            with place.open("rb") as file:
-                return file.read(MOST_BYTES + 1)
-        except FileNotFoundError:
-            continue
-    return b""
+    if overwrite and not (metadata or sidecar is Sidecar.XMP):
+        raise UsageError(
+            "--overwrite is for --sidecar xmp and --write-metadata", hint="leave it out"
+        )
+    if keep_mtime and not metadata:
+        raise UsageError("--keep-mtime is for --write-metadata", hint="leave it out")
+    made: list[Keeper] = []
+    if sidecar is Sidecar.XMP:
+        made.append(optional("mrnn_photos.sidecars").XmpFile(overwrite=overwrite))
+    elif sidecar is not None:
+        made.append(TextFile(sidecar))
+    if metadata:
+        photo = optional("mrnn_photos.metadata").InPhoto
+        made.append(photo(overwrite=overwrite, keep_mtime=keep_mtime))
+    return tuple(made)

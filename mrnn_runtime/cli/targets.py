@@ -6,47 +6,48 @@ import os
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrnn_runtime.cli import extensions, files, results, resuming, sidecars
+from mrnn_runtime.cli import files, results, resuming
 from mrnn_runtime.cli import output as speech
+from mrnn_runtime.cli.extensions import optional
 from mrnn_runtime.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
+    from mrnn_runtime.cli.sidecars import Keeper
     from mrnn_runtime.types import Caption
+
+_REPORT = "mrnn_devtools.report"
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Where the results of a run go."""
+    """Where the results of a run go.
+
+    Attributes:
+        output: a file, or None for stdout.
+        form: how they are written there.
+        report: a page about the run, or None.
+        keepers: what holds the caption of each photo as well.
+    """
 
     output: Path | None
     form: results.Format
-    sidecar: sidecars.Sidecar | None
     report: Path | None
-    metadata: bool = False
-    overwrite: bool = False
-    keep_mtime: bool = False
+    keepers: Sequence[Keeper]
 
     def check(self, images: Sequence[Path]) -> None:
-        """Refuse targets that are one file or an image, and an option that has no target."""
-        if self.overwrite and not (self.metadata or self.sidecar is sidecars.Sidecar.XMP):
-            raise UsageError(
-                "--overwrite is for --sidecar xmp and --write-metadata", hint="leave it out"
-            )
-        if self.keep_mtime and not self.metadata:
-            raise UsageError("--keep-mtime is for --write-metadata", hint="leave it out")
-        if self.metadata:  # or the first photo would say what is missing, after loading the model
-            extensions.optional("mrnn_photos.metadata")
+        """Refuse targets that are one file or an image, or need what is not installed."""
+        if self.report:  # or it would say what is missing after the model is loaded
+            optional(_REPORT)
         named = {"--output": self.output, "--report": self.report}
         targets = {option: path for option, path in named.items() if path is not None}
         files.check_targets(targets, images)
-        kind = self.sidecar
-        written = {os.path.abspath(sidecars.beside(image, kind)) for image in images if kind}
+        places = ((keeper.place(image), image) for image in images for keeper in self.keepers)
+        written = {os.path.abspath(place) for place, image in places if place != image}
         for path in (*targets.values(), *images) if written else ():
             if os.path.abspath(path) in written:
                 raise UsageError(
@@ -58,11 +59,10 @@ class Targets:
         if self.output:
             paths = resuming.resume(self.output, self.form)
             return {image for image in images if str(image) in paths}
-        kinds = [self.sidecar] * bool(self.sidecar) + [None] * self.metadata
         return {
             image
             for image in images
-            if kinds and all(sidecars.is_captioned(image, kind) for kind in kinds)
+            if self.keepers and all(keeper.has_caption(image) for keeper in self.keepers)
         }
 
     def rest(self, images: list[Path]) -> list[Path]:
@@ -71,7 +71,7 @@ class Targets:
             raise UsageError(
                 "--report shows all images, --resume does only some", hint="leave one out"
             )
-        if not (self.output or self.sidecar or self.metadata):
+        if not (self.output or self.keepers):
             raise UsageError(
                 "--resume does not know what is done",
                 hint="name the results: --output, --sidecar or --write-metadata",
@@ -107,7 +107,9 @@ class Targets:
         with ExitStack() as stack:
             # In this order, so that files are whole before the workers are waited for.
             stack.enter_context(closing(captions))
-            add = stack.enter_context(_page(self.report)) if self.report else None
+            add: Callable[[Caption], None] | None = None
+            if self.report:
+                add = stack.enter_context(optional(_REPORT).write_report(self.report))
             write = stack.enter_context(results.records_to(self.output, append=resume))
             if not (resume and self.output and self.output.stat().st_size):
                 write(results.header(self.form))
@@ -122,8 +124,8 @@ class Targets:
                         tally["unsure"] += 1
                     tally.update(self._write_one(kept, write))
             except KeyboardInterrupt:
-                goes_on = self.output or self.sidecar or self.metadata
-                advice = "; --resume goes on" if goes_on and total else ""
+                goes_on = total and (self.output or self.keepers)
+                advice = "; --resume goes on" if goes_on else ""
                 done = tally["captioned"] + tally["failed"]
                 of_all = f" of {total}" if total else ""
                 speech.note(f"stopped after {done}{of_all} images{advice}")
@@ -135,7 +137,7 @@ class Targets:
         # First what is beside the photo: who finds the record must find that as well.
         if result.error is None:
             try:
-                if not all(list(self._write_beside(result))):
+                if not all([_keep(keeper, result) for keeper in self.keepers]):
                     yield "kept"
             except ImageError as error:
                 result = replace(result, candidates=(), error=error)
@@ -144,21 +146,21 @@ class Targets:
             speech.warn(f"error: {result.error}")
         yield "captioned" if result.error is None else "failed"
 
-    def _write_beside(self, result: Caption) -> Iterator[bool]:
-        """Write what is beside the photo and into it; yield whether a caption was put there.
 
-        Raises:
-            ImageError: it cannot be written.
-        """
-        if self.sidecar and (result.text or self.sidecar is not sidecars.Sidecar.XMP):
-            yield sidecars.write_sidecar(result, self.sidecar, overwrite=self.overwrite)
-        if self.metadata and result.text:
-            yield sidecars.write_metadata(
-                result, overwrite=self.overwrite, keep_mtime=self.keep_mtime
-            )
+def _keep(keeper: Keeper, result: Caption) -> bool:
+    """Write what holds a photo's caption; False where it keeps its own.
 
-
-def _page(report: Path) -> AbstractContextManager[Callable[[Caption], None]]:
-    from mrnn_runtime.cli.report import write_report  # it takes a few milliseconds to import
-
-    return write_report(report)
+    Raises:
+        ImageError: it cannot be written.
+    """
+    place = keeper.place(Path(result.path))
+    try:
+        return keeper.keep(result)
+    except OSError as error:
+        raise ImageError(
+            f"{place} cannot be written: {error.strerror}", hint="check the folder's permissions"
+        ) from error
+    except ValueError as error:
+        raise ImageError(
+            f"{place} cannot be written: {error}", hint="save the file anew, or move it away"
+        ) from error

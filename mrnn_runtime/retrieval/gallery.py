@@ -15,8 +15,8 @@ import numpy as np
 
 from mrnn_runtime.bundle.archives import read_archive
 from mrnn_runtime.bundle.atomic import replacing
+from mrnn_runtime.engine.inputs import NamedImage, find_images, read_images
 from mrnn_runtime.engine.prepared import cache_folder
-from mrnn_runtime.images import NamedImage, find_images, read_images
 from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:

@@ -37,3 +37,10 @@ def mrnn(capsys):
         return Result(caught.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def caption(mrnn, tiny_bundle):
+    """Run ``mrnn caption`` with the tiny bundle on the CPU."""
+    options = ("--model", tiny_bundle, "--provider", "cpu", "--threads", 1)
+    return lambda *args: mrnn("caption", *args, *options)

@@ -19,8 +19,9 @@ metadata = pytest.importorskip("mrnn_photos.metadata")
 pillow_heif = pytest.importorskip("pillow_heif")
 pillow_heif.register_heif_opener()
 
+from mrnn_photos import xmp  # noqa: E402
 from mrnn_photos.watching import whole_ones  # noqa: E402
-from mrnn_runtime import ImageError, xmp  # noqa: E402
+from mrnn_runtime import ImageError  # noqa: E402
 from mrnn_runtime.bundle.atomic import replace_file  # noqa: E402
 from mrnn_runtime.cli import extensions  # noqa: E402
 
@@ -255,12 +256,8 @@ def test_what_holds_no_metadata_is_refused(monkeypatch):
 
 class TestCommand:
     @pytest.fixture
-    def caption(self, mrnn, tiny_bundle):
-        def run(*args):
-            options = ("--model", tiny_bundle, "--provider", "cpu", "--threads", 1)
-            return mrnn("caption", *args, "--write-metadata", *options)
-
-        return run
+    def caption(self, caption):
+        return lambda *args: caption(*args, "--write-metadata")
 
     def test_captions_go_into_the_photos(self, caption, photos):
         done = caption(photos, "--sidecar", "xmp")

@@ -7,7 +7,8 @@ import pytest
 
 from mrnn_runtime import load
 from mrnn_runtime.build import build_references
-from mrnn_runtime.images import find_images, read_image
+from mrnn_runtime.engine.inputs import find_images
+from mrnn_runtime.images import read_image
 from mrnn_runtime.reranking.references import save_references
 
 CAPTIONS = ["a man runs on grass", "a dog 's hat", "a dog runs", "man on a hat", "grass"]

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mrnn_runtime import images
+from mrnn_runtime.engine.inputs import find_images
 from mrnn_runtime.errors import ImageError, UsageError
-from mrnn_runtime.images import MAX_PIXELS, find_images, read_image, thumbnail
+from mrnn_runtime.images import MAX_PIXELS, read_image, thumbnail
 from mrnn_runtime.types import Preprocess
 
 SQUASH = Preprocess(16, 16)

@@ -1,1 +1,1 @@
-"""What ``mrnn caption --write-metadata`` and ``--watch`` need beyond the light runtime."""
+"""What ``mrnn caption --sidecar xmp``, ``--write-metadata`` and ``--watch`` need."""

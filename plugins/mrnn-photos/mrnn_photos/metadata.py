@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyexiv2
 
-from mrnn_photos import exiftool
-from mrnn_runtime import xmp
+from mrnn_photos import exiftool, xmp
+from mrnn_runtime import ImageError
+from mrnn_runtime.build import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mrnn_runtime import Caption
 
 _EXIF = "Exif.Image.ImageDescription"
 _IPTC = "Iptc.Application2.Caption"
@@ -34,6 +39,52 @@ _OF_CAMERAS = {
 # Warnings would go to stdout. What is an error while reading would be lost by writing, so it is
 # raised; see _opened.
 pyexiv2.set_log_level(3)
+
+
+@dataclass(frozen=True, slots=True)
+class InPhoto:
+    """The photo itself.
+
+    Attributes:
+        overwrite: whether a caption that is there is replaced.
+        keep_mtime: whether the time of the last change stays.
+    """
+
+    overwrite: bool
+    keep_mtime: bool
+
+    def place(self, photo: Path) -> Path:
+        """Return the photo."""
+        return photo
+
+    def has_caption(self, photo: Path) -> bool:
+        """Say whether the photo has a caption."""
+        try:
+            return bool(caption_of(photo.read_bytes()))
+        except (OSError, ValueError, ImageError):  # writing it will say why
+            return False
+
+    def keep(self, result: Caption) -> bool:
+        """Write the caption; False where the photo keeps its own.
+
+        Raises:
+            OSError: the photo cannot be read or written.
+            ImageError: it is a matter for exiftool, which is not installed.
+            ValueError: its metadata cannot be read, or somebody changes it.
+        """
+        if not result.text:
+            return True
+        photo = Path(result.path)
+        status = photo.stat()
+        before = photo.read_bytes()
+        if not self.overwrite and caption_of(before):
+            return False
+        content = with_caption(before, result.text)
+        now = photo.stat()
+        if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
+            raise ValueError("somebody changes it at this moment")
+        replace_file(photo, content, through=True, keep_mtime=self.keep_mtime)
+        return True
 
 
 def caption_of(content: bytes) -> str:

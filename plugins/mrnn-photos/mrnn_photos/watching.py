@@ -8,20 +8,68 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchfiles import watch
 
+from mrnn_runtime import UsageError
+from mrnn_runtime.build import find_images
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from mrnn_runtime import Caption
 
 _TICK_MS = 1000  # after which the watcher says that nothing happened
 _LOOK_SECONDS = 60.0  # after which a folder is looked at all the same
 _SETTLED_SECONDS = 2.0  # for which a file has not changed that is taken to be whole
 
 
-def arrivals(folders: Iterable[Path], look: Callable[[], list[Path]]) -> Iterator[list[Path]]:
+def check(paths: Iterable[str]) -> None:
+    """Refuse what cannot be watched.
+
+    Raises:
+        UsageError: a path is no folder.
+    """
+    for path in paths:
+        if not Path(path).is_dir():
+            raise UsageError(f"{path} is no folder", hint="--watch waits for photos in folders")
+
+
+def photos_in(folders: Iterable[str]) -> list[Path]:
+    """Return the photos that folders hold; one may be empty, or away for a while."""
+    photos: list[Path] = []
+    for folder in folders:
+        try:
+            photos += find_images([folder])
+        except UsageError:
+            continue
+    return photos
+
+
+def captions(
+    folders: Iterable[str], done: set[Path], describe: Callable[[list[Path]], Iterable[Caption]]
+) -> Generator[Caption]:
+    """Yield captions of photos as they arrive, those that are there and not done first.
+
+    Args:
+        folders: where to expect them.
+        done: photos that are done; those that are captioned are added.
+        describe: captions photos.
+    """
+
+    def waiting() -> list[Path]:
+        return [photo for photo in photos_in(folders) if photo not in done]
+
+    for photos in arrivals(folders, waiting):
+        for caption in describe(photos):
+            yield caption
+            if caption.error is None:
+                done.add(Path(caption.path))
+
+
+def arrivals(folders: Iterable[str], look: Callable[[], list[Path]]) -> Iterator[list[Path]]:
     """Yield photos as they arrive, those that are there first; it has no end.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrnn_runtime.xmp import MOST_BYTES, caption_of, with_caption
+from mrnn_photos.xmp import MOST_BYTES, caption_of, with_caption
 
 HEAD = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'

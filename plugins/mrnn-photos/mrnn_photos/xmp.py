@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-__all__ = ["MOST_BYTES", "caption_of", "one_line", "with_caption"]
-
 MOST_BYTES = 16 << 20
 _MOST_TAGS = 100_000
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from mrnn_devtools.report import write_report
 from mrnn_runtime import UsageError
-from mrnn_runtime.cli.report import write_report
 from mrnn_runtime.types import Caption, CaptionCandidate, Neighbour
 
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, BinaryIO
 
-from mrnn_runtime.bundle.atomic import replacing
-from mrnn_runtime.errors import ImageError, MrnnError, UsageError
-from mrnn_runtime.images import thumbnail
+from mrnn_runtime import ImageError, MrnnError, UsageError
+from mrnn_runtime.build import replacing, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mrnn_runtime.types import Caption, CaptionCandidate, Neighbour
+    from mrnn_runtime import Caption, CaptionCandidate, Neighbour
 
 THUMBNAIL = 360
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from mrnn_runtime import load
-from mrnn_runtime.retrieval.ranking import find_stored
+from mrnn_runtime.retrieval.ranking import find_photos
 from mrnn_runtime.retrieval.stored import open_stored
 
 SENTENCE = "a dog runs over the grass"
@@ -49,7 +49,7 @@ def exact(model: str, photos: int) -> dict[str, float]:
         before = anonymous()
         gallery = open_stored(captioner, folder)
         began = time.perf_counter()
-        find_stored(captioner, SENTENCE, gallery, top=10)
+        find_photos(captioner, SENTENCE, gallery, top=10)
         seconds = time.perf_counter() - began
         return {
             "photos": photos,

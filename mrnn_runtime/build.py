@@ -21,8 +21,7 @@ from mrnn_runtime.bundle.atomic import replace_file, replacing
 from mrnn_runtime.bundle.loading import read_manifest, write_manifest
 from mrnn_runtime.bundle.manifest import REFERENCES
 from mrnn_runtime.bundle.tokenizer_file import APOSTROPHES, GLUE, WORD
-from mrnn_runtime.captioner import find_model
-from mrnn_runtime.decoding.candidates import CaptionSearch, blaming
+from mrnn_runtime.decoding.candidates import CaptionSearch
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
 from mrnn_runtime.engine.golden import record_golden
@@ -34,8 +33,10 @@ from mrnn_runtime.engine.safety import MOST_TRIPS
 from mrnn_runtime.engine.sessions import Session, cores, make_session
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.images import thumbnail
+from mrnn_runtime.plugins.contracts import blaming
 from mrnn_runtime.plugins.hookspecs import CONTRACT
 from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime.plugins.models import find_model
 from mrnn_runtime.reranking import ngrams as grams
 from mrnn_runtime.reranking.neighbours import check_dtype, rounded
 from mrnn_runtime.reranking.references import References, load_references, save_references

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.bundle.manifest import TOKENIZER
 from mrnn_runtime.bundle.vocabulary import Vocabulary
-from mrnn_runtime.decoding.candidates import CaptionSearch, blaming, rerank
+from mrnn_runtime.decoding.candidates import CaptionSearch, rerank
 from mrnn_runtime.engine.inputs import list_images, read_images
 from mrnn_runtime.engine.model import load_model
 from mrnn_runtime.engine.parallel import Budget, ahead, in_order
 from mrnn_runtime.errors import UsageError
+from mrnn_runtime.plugins.contracts import blaming
 from mrnn_runtime.plugins.manager import PluginManager, manager
+from mrnn_runtime.plugins.models import find_model
 from mrnn_runtime.types import Caption, DecodeOptions, RerankOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import Unpack
 
     import numpy as np
@@ -72,40 +73,6 @@ def load(
         vocabulary.expect(bundle.vocabulary_size, bundle.tokens)
         encoder, step_model = graphs.result()
     return Captioner(bundle, encoder, step_model, vocabulary, plugins)
-
-
-def find_model(model: str | Path | None = None, *, plugins: PluginManager | None = None) -> Path:
-    """Return the folder of a bundle; see ``load`` for the names.
-
-    A bare word that names an installed model never means the folder of that name: write ``./word``,
-    or give a Path.
-
-    Raises:
-        UsageError: no model is called that.
-        PluginError: two plugins claim the name, or the one that has it fails.
-    """
-    if isinstance(model, Path):
-        return model
-    plugins = plugins or manager()
-    name = model or default_model(plugins)
-    folder = Path(name)
-    if folder.name != name or (name not in plugins.components("models") and folder.is_dir()):
-        return folder
-    try:
-        target = plugins.load("models", name)
-    except UsageError as error:
-        advice = "install one (pip install mrnn-everyday) or name the folder of a bundle"
-        raise UsageError(error.message, hint=f"{error.hint}; {advice}") from None
-    with blaming(f"model {name!r}"):
-        return Path(target())
-
-
-def default_model(plugins: PluginManager | None = None) -> str:
-    """Return the model that is meant where none is named: its name, or a folder."""
-    installed = list((plugins or manager()).components("models"))
-    if len(installed) == 1:
-        return installed[0]
-    return os.environ.get("MRNN_MODEL") or "everyday"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

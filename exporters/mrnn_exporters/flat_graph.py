@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mrnn_runtime import Bundle, DecodeOptions
-    from mrnn_runtime.bundle.manifest import TensorSpec
+    from mrnn_runtime.bundle.tensors import TensorSpec
 
     _Shape: TypeAlias = Sequence[int | str | None]
 

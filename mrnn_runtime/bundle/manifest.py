@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrnn_runtime.bundle.checksums import FileFact, file_facts
+from mrnn_runtime.bundle.tensors import (
+    GraphSpec,
+    StateSpec,
+    TensorSpec,
+    fits,
+    read_graph,
+    same_tensors,
+)
 from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import DecodeOptions, Preprocess, RerankOptions, SpecialTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mrnn_runtime.bundle.fields import Fields
@@ -25,50 +33,6 @@ TOKENIZER = "tokenizer.json"
 # Where references may lie. Other references are written into the folder that is free, and used as
 # soon as the manifest names it: a bundle loads at every moment of the exchange.
 REFERENCES = ("references", "references-2")
-DTYPES = ("bool", "float16", "float32", "float64", "int32", "int64", "int8", "uint8")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor of a graph.
-
-    Attributes:
-        name: its name in the graph.
-        dtype: numpy's name of its type, for example ``float32``.
-        shape: its dimensions; a text stands for a free one.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        """Write it as the docstrings do, for example ``image_term float32 [n, 512]``."""
-        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
-
-
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
-    """An ONNX file and the tensors that go in and out."""
-
-    file: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StateSpec:
-    """One recurrent state of the cell.
-
-    Attributes:
-        input: the cell's input that takes it.
-        output: the cell's output that hands on the next one.
-        init: ``zeros``, or the encoder's output that it starts from.
-    """
-
-    input: str
-    output: str
-    init: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +123,9 @@ def parse(folder: Path, top: Fields) -> Bundle:
         precision=top.text("precision"),
         opset=top.integer("opset", 1),
         preprocess=_preprocess(top),
-        encoder=_graph(top.fields("encoder")),
-        cell=_graph(top.fields("cell")),
-        readout=_graph(top.fields("readout")) if "readout" in top.values else None,
+        encoder=read_graph(top.fields("encoder")),
+        cell=read_graph(top.fields("cell")),
+        readout=read_graph(top.fields("readout")) if "readout" in top.values else None,
         image_inputs=top.names("image_inputs"),
         state=tuple(
             StateSpec(node.text("input"), node.text("output"), node.text("init"))
@@ -273,27 +237,6 @@ def _references(top: Fields, files: Mapping[str, FileFact]) -> str | None:
     return name if any(file.startswith(f"{name}/") for file in files) else None
 
 
-def _graph(node: Fields) -> GraphSpec:
-    return GraphSpec(node.text("file"), _tensors(node, "inputs"), _tensors(node, "outputs"))
-
-
-def _tensors(node: Fields, key: str) -> tuple[TensorSpec, ...]:
-    specs = tuple(map(_tensor, node.each(key)))
-    if len({spec.name for spec in specs}) < len(specs):
-        raise node.wrong(key, "names a tensor twice")
-    return specs
-
-
-def _tensor(node: Fields) -> TensorSpec:
-    dtype = node.text("dtype")
-    if dtype not in DTYPES:
-        raise node.wrong("dtype", f"must be one of {', '.join(DTYPES)}, not {dtype}")
-    shape = node.take("shape", list, "a list")
-    if not all((type(d) is int and d > 0) or (isinstance(d, str) and d) for d in shape):
-        raise node.wrong("shape", "must hold positive numbers, and names for free dimensions")
-    return TensorSpec(node.text("name"), dtype, tuple(shape))
-
-
 def _check_graphs(bundle: Bundle, top: Fields) -> None:
     """Check that each graph takes and gives what it must, as the others have it."""
     size = (bundle.preprocess.height, bundle.preprocess.width, 3)
@@ -301,7 +244,7 @@ def _check_graphs(bundle: Bundle, top: Fields) -> None:
     _expect(top, "encoder.inputs", bundle.encoder.inputs, TensorSpec(image, "uint8", ("n", *size)))
     encoded = {tensor.name: tensor for tensor in bundle.encoder.outputs}
     feature = encoded.get("reference_feature")
-    if feature is None or not _fits(feature, TensorSpec("", "float32", ("n", feature.shape[-1]))):
+    if feature is None or not fits(feature, TensorSpec("", "float32", ("n", feature.shape[-1]))):
         raise top.wrong("encoder.outputs", "must hold reference_feature float32 [n, d]")
     _check_feeds(bundle, encoded, top)
     inputs = {tensor.name: tensor for tensor in bundle.cell.inputs}
@@ -346,7 +289,7 @@ def _check_feeds(bundle: Bundle, encoded: Mapping[str, TensorSpec], top: Fields)
         if state.init != "zeros":
             pairs.append(("state", f"encoder output {state.init}", encoded.get(state.init), taken))
     for key, name, source, sink in pairs:
-        if source is None or sink is None or not _fits(source, sink):
+        if source is None or sink is None or not fits(source, sink):
             raise top.wrong(
                 key,
                 f"feeds {name} ({source or 'missing'}) to a cell input ({sink or 'missing'}): both"
@@ -354,21 +297,3 @@ def _check_feeds(bundle: Bundle, encoded: Mapping[str, TensorSpec], top: Fields)
             )
     if not bundle.state:
         raise top.wrong("state", "must name at least one state of the cell")
-
-
-def _fits(source: TensorSpec, sink: TensorSpec) -> bool:
-    """Tell whether the one can be fed as the other: same dtype, any number of equal rows."""
-    match (source.shape, sink.shape):
-        case ((str(), *one), (str(), *other)):
-            sizes_fit = one == other and all(isinstance(size, int) for size in one)
-            return sizes_fit and source.dtype == sink.dtype
-    return False
-
-
-def same_tensors(some: Iterable[TensorSpec], others: Iterable[TensorSpec]) -> bool:
-    """Tell whether two lists describe the same tensors, whatever free dimensions are called."""
-    return sorted(map(_anonymous, some)) == sorted(map(_anonymous, others))
-
-
-def _anonymous(tensor: TensorSpec) -> tuple[str, str, list[int]]:
-    return tensor.name, tensor.dtype, [d if isinstance(d, int) else 0 for d in tensor.shape]

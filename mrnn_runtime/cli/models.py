@@ -12,6 +12,7 @@ from mrnn_runtime.bundle.loading import load_bundle
 from mrnn_runtime.cli import options, output
 from mrnn_runtime.errors import MrnnError
 from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime.plugins.models import default_model, find_model
 
 
 def models(
@@ -23,8 +24,6 @@ def models(
     references included. Behind int8 stands how many times faster than in fp32 it was where it was
     made; mrnn bench measures a model where you are.
     """
-    from mrnn_runtime.captioner import default_model
-
     plugins = manager()
     usable = plugins.components("models")
     default = default_model()
@@ -65,8 +64,6 @@ def models(
 
 def _cost(name: str) -> dict[str, str | float | None]:
     """Return the precision of a model, its size on disk, and its speed as a multiple of fp32's."""
-    from mrnn_runtime.captioner import find_model
-
     try:
         bundle = load_bundle(find_model(name))
     except MrnnError as error:  # the others are listed all the same

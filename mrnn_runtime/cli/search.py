@@ -64,7 +64,7 @@ def search(
     from mrnn_runtime.captioner import load
     from mrnn_runtime.engine.inputs import find_images
     from mrnn_runtime.retrieval.gallery import default_cache, open_gallery
-    from mrnn_runtime.retrieval.ranking import find_photos, find_stored
+    from mrnn_runtime.retrieval.ranking import find_photos
     from mrnn_runtime.retrieval.stored import open_stored
 
     if cache and no_cache:
@@ -74,7 +74,7 @@ def search(
     if stored:
         captioner = load(model, provider=provider)
         _tell_unknown(captioner, [sentence])
-        matches = find_stored(captioner, sentence, open_stored(captioner, stored), top=top)
+        matches = find_photos(captioner, sentence, open_stored(captioner, stored), top=top)
         _show(matches, as_json=as_json, named="path")
         return
     paths = files.expanded(paths or [])
@@ -83,7 +83,7 @@ def search(
     _tell_unknown(captioner, [sentence])
     where = None if no_cache else cache or default_cache()
     gallery = open_gallery(captioner, paths, cache=where, watch=speech.watched)
-    _show(find_photos(captioner, sentence, gallery)[:top], as_json=as_json, named="path")
+    _show(find_photos(captioner, sentence, gallery, top=top), as_json=as_json, named="path")
     _tell_failed(gallery)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mrnn_runtime.errors import MrnnError, PluginError, describe
-from mrnn_runtime.plugins.contracts import Explainer
+from mrnn_runtime.plugins.contracts import Explainer, blaming
 from mrnn_runtime.types import CaptionCandidate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -144,17 +142,3 @@ def rerank(
         if not all(math.isfinite(number) for row in scores for number in row):
             raise ValueError("scores must be finite")
     return scores, neighbours
-
-
-@contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Turn whatever a plugin raises, beside our own errors, into a PluginError that names it."""
-    try:
-        yield
-    except MrnnError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{what} failed: {describe(error)}",
-            hint="report it to the author of the plugin; mrnn plugins says who that is",
-        ) from error

@@ -1,1 +1,1 @@
-"""ONNX Runtime: providers and sessions, and the graphs of a bundle that run on them."""
+"""ONNX Runtime: providers and sessions, the graphs of a bundle that run on them, and their images."""

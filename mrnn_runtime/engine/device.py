@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.bundle.manifest import TensorSpec
+    from mrnn_runtime.bundle.tensors import TensorSpec
     from mrnn_runtime.engine.sessions import Session
 
 

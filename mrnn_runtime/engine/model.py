@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrnn_runtime.bundle.manifest import same_tensors
+from mrnn_runtime.bundle.tensors import same_tensors
 from mrnn_runtime.engine.outputs import check_outputs
 from mrnn_runtime.engine.prepared import WORTH
 from mrnn_runtime.engine.providers import PROVIDERS, resolve
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mrnn_runtime.bundle.manifest import Bundle, GraphSpec, TensorSpec
+    from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime.bundle.tensors import GraphSpec, TensorSpec
     from mrnn_runtime.engine.device import DeviceSession
     from mrnn_runtime.engine.sessions import Session
     from mrnn_runtime.types import SpecialTokens

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mrnn_runtime.bundle.manifest import TensorSpec
+    from mrnn_runtime.bundle.tensors import TensorSpec
 
 # A log-probability, and how far rounding may lift one above 0.
 _SCORES = ("log_probs", "best_values")

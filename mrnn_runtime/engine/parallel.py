@@ -30,42 +30,33 @@ def in_order(job: Callable[[T], R], parts: Iterable[T], workers: int) -> Generat
         parts: what it is called with.
         workers: how many threads; 1 works in the caller's own.
     """
-    if workers == 1:
-        yield from map(job, parts)
-        return
-    pool = ThreadPoolExecutor(workers, "mrnn-worker")
-    pending: deque[Future[R]] = deque()
-    try:
-        for part in parts:
-            pending.append(pool.submit(job, part))
-            if len(pending) > workers * _AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    threads = 0 if workers == 1 else workers
+    with ahead(job, parts, threads, begun=workers * _AHEAD) as results:
+        for result in results:
+            yield result()
 
 
 @contextmanager
 def ahead(
-    job: Callable[[T], R], parts: Iterable[T], threads: int
+    job: Callable[[T], R], parts: Iterable[T], threads: int, *, begun: int | None = None
 ) -> Iterator[Iterator[Callable[[], R]]]:
     """Give for each part, in order, a function that returns the job's result or waits for it.
 
-    The threads work on the parts that are asked for next, as many ahead as there are threads.
-    Leaving waits for the parts that are being worked on, and drops the others.
+    The threads work on the parts that are asked for next. Leaving waits for the parts that are
+    being worked on, and drops the others.
 
     Args:
         job: must be safe to call in several threads.
         parts: what it is called with.
         threads: how many; 0 lets who asks for the result do the job.
+        begun: how many parts are begun before they are asked for; by default one a thread.
     """
     if threads == 0:
         yield (partial(job, part) for part in parts)
         return
-    pool = ThreadPoolExecutor(threads, "mrnn-reader")
+    pool = ThreadPoolExecutor(threads, "mrnn-worker")
     try:
-        yield _begun(pool, job, parts, threads)
+        yield _begun(pool, job, parts, threads if begun is None else begun)
     finally:
         pool.shutdown(cancel_futures=True)
 

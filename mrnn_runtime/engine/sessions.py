@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrnn_runtime.bundle.manifest import TensorSpec
+from mrnn_runtime.bundle.tensors import TensorSpec
 from mrnn_runtime.engine import prepared
 from mrnn_runtime.engine.providers import (
     PROVIDERS,

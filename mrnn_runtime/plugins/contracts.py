@@ -6,13 +6,14 @@ Letters in shapes: n images, r rows (images times beams), h/w pixels, V vocabula
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-from mrnn_runtime.errors import PluginError
+from mrnn_runtime.errors import MrnnError, PluginError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -78,6 +79,20 @@ class Component:
         if not callable(loaded):
             raise PluginError(f"{self.name!r}: {self.target} cannot be called")
         return loaded
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turn whatever a plugin raises, beside our own errors, into a PluginError that names it."""
+    try:
+        yield
+    except MrnnError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{what} failed: {describe(error)}",
+            hint="report it to the author of the plugin; mrnn plugins says who that is",
+        ) from error
 
 
 class Encoder(Protocol):

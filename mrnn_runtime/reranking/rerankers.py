@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mrnn_runtime.reranking.references import load_references
@@ -36,14 +38,8 @@ def consensus_cider(bundle: Bundle, options: RerankOptions) -> Consensus:
         BundleError: there are no references, or they are damaged or another model's.
     """
     references = load_references(bundle, options.references)
-    frequencies = references.frequencies
-    return Consensus(
-        references,
-        lambda hypotheses, captions: cider_d(hypotheses, captions, frequencies),
-        k=options.k or 60,
-        m=options.m or 125,
-        leave_one_out=options.leave_one_out,
-    )
+    similarity = partial(cider_d, frequencies=references.frequencies)
+    return _consensus(references, similarity, options, m=125)
 
 
 def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
@@ -52,11 +48,17 @@ def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
     Raises:
         BundleError: there are no references, or they are damaged or another model's.
     """
+    return _consensus(load_references(bundle, options.references), bleu_f1, options, m=175)
+
+
+def _consensus(
+    references: References, similarity: Similarity, options: RerankOptions, *, m: int
+) -> Consensus:
     return Consensus(
-        load_references(bundle, options.references),
-        bleu_f1,
+        references,
+        similarity,
         k=options.k or 60,
-        m=options.m or 175,
+        m=options.m or m,
         leave_one_out=options.leave_one_out,
     )
 
@@ -141,34 +143,32 @@ class Consensus:
         return mean_of_largest(self._similarity(hypotheses, captions), self._m)
 
 
-def log_prob(bundle: Bundle, options: RerankOptions) -> ByLogProb:
+def log_prob(bundle: Bundle, options: RerankOptions) -> Likelihood:
     """Prefer what the model finds most likely."""
-    return ByLogProb()
+    return Likelihood(per_word=False)
 
 
-class ByLogProb:
-    """The log-probability; fulfils ``Reranker``."""
-
-    def score(
-        self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
-    ) -> list[list[float]]:
-        """Return each candidate's log-probability."""
-        return [[float(candidate.log_prob) for candidate in row] for row in candidates]
-
-
-def length_normalised(bundle: Bundle, options: RerankOptions) -> ByLogProbPerToken:
+def length_normalised(bundle: Bundle, options: RerankOptions) -> Likelihood:
     """Prefer what the model finds most likely word by word, so that length costs nothing."""
-    return ByLogProbPerToken()
+    return Likelihood(per_word=True)
 
 
-class ByLogProbPerToken:
-    """The mean log-probability of words and end sign; fulfils ``Reranker``."""
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What the model itself thinks; fulfils ``Reranker``.
+
+    Attributes:
+        per_word: whether the log-probability counts, or its mean over words and end sign.
+    """
+
+    per_word: bool
 
     def score(
         self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
     ) -> list[list[float]]:
-        """Return each candidate's log-probability over its number of words and end signs."""
-        return [
-            [float(one.log_prob) / (len(one.tokens) + one.finished) for one in row]
-            for row in candidates
-        ]
+        """Return the score of each candidate."""
+        return [[self._score(candidate) for candidate in row] for row in candidates]
+
+    def _score(self, candidate: Candidate) -> float:
+        tokens = len(candidate.tokens) + candidate.finished if self.per_word else 1
+        return float(candidate.log_prob) / tokens

@@ -51,6 +51,14 @@ class Gallery:
     images: EncodedImages
     errors: Mapping[Path, ImageError]
 
+    def blocks(self) -> Iterator[EncodedImages]:
+        """Yield the photos: all of them, as they are in memory."""
+        yield self.images
+
+    def path(self, row: int) -> Path:
+        """Return the path of a photo."""
+        return self.paths[row]
+
 
 def default_cache() -> Path:
     """Return the folder where encoded photos are kept where no other is named."""

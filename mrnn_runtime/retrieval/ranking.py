@@ -50,7 +50,9 @@ class Match:
 def find_photos(
     captioner: Captioner,
     sentence: str,
-    gallery: Gallery,
+    gallery: Gallery | StoredGallery,
+    *,
+    top: int | None = None,
 ) -> list[Match]:
     """Rank photos for a sentence by P(sentence | photo), the best first.
 
@@ -58,34 +60,16 @@ def find_photos(
         captioner: a loaded model.
         sentence: what to look for; words that the model does not know count as <unk>.
         gallery: the photos.
+        top: how many to return, at most; None is all.
 
     Raises:
         UsageError: the model knows no word of the sentence.
     """
     scorer = load_scorer(captioner.model, [_words(captioner, sentence)])
-    scores = scorer.log_probs(gallery.images)[:, 0].tolist()
-    matches = [
-        Match(path, sentence, score, score)
-        for path, score in zip(gallery.paths, scores, strict=True)
-    ]
-    return sorted(matches, key=lambda match: -match.score)
-
-
-def find_stored(
-    captioner: Captioner, sentence: str, gallery: StoredGallery, *, top: int
-) -> list[Match]:
-    """Rank the photos of a gallery on disk as ``find_photos`` does, and return the ``top`` best.
-
-    Raises:
-        UsageError: the model knows no word of the sentence.
-    """
-    scorer = load_scorer(captioner.model, [_words(captioner, sentence)])
-    parts = [scorer.log_probs(block)[:, 0] for block in gallery.blocks()]
+    parts = [scorer.log_probs(images)[:, 0] for images in gallery.blocks()]
     scores = np.concatenate([np.empty(0), *parts])
-    best = np.argsort(-scores, kind="stable")[:top]
-    return [
-        Match(gallery.path(row), sentence, float(scores[row]), float(scores[row])) for row in best
-    ]
+    best = np.argsort(-scores, kind="stable")[:top].tolist()
+    return [Match(gallery.path(i), sentence, float(scores[i]), float(scores[i])) for i in best]
 
 
 def rank_sentences(

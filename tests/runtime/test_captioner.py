@@ -20,7 +20,7 @@ from mrnn_runtime import (
     UsageError,
     load,
 )
-from mrnn_runtime.captioner import find_model
+from mrnn_runtime.plugins.models import find_model
 
 MODELS = """
 import pathlib

@@ -148,7 +148,7 @@ class TestAhead:
     def test_leaving_ends_the_threads(self):
         with ahead(lambda part: part, range(1000), 2) as waits:
             next(waits)
-        assert not [t for t in threading.enumerate() if t.name.startswith("mrnn-reader")]
+        assert not [t for t in threading.enumerate() if t.name.startswith("mrnn-worker")]
 
 
 class TestBudget:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrnn_runtime.bundle.manifest import TensorSpec
+from mrnn_runtime.bundle.tensors import TensorSpec
 from mrnn_runtime.engine import sessions
 from mrnn_runtime.engine.sessions import Session, make_session
 from mrnn_runtime.errors import BundleError, ProviderError, UsageError

@@ -315,15 +315,15 @@ def test_two_runs_do_not_mix(tmp_path):
 
 def test_a_gallery_on_disk_ranks_as_one_in_memory(tiny_bundle, photos, tmp_path):
     from mrnn_ray.gallery import write_gallery
-    from mrnn_runtime import find_photos, open_gallery
-    from mrnn_runtime.retrieval.ranking import find_stored
+    from mrnn_runtime import open_gallery
+    from mrnn_runtime.retrieval.ranking import find_photos
     from mrnn_runtime.retrieval.stored import open_stored
 
     caption(tiny_bundle, [photos], tmp_path / "out", form=Format.PARQUET, vectors=True)
     folder = tmp_path / "gallery"
     assert write_gallery(str(tmp_path / "out"), str(folder), model=str(tiny_bundle)) == 30
     captioner = load(tiny_bundle, provider="cpu")
-    matches = find_stored(captioner, "a dog on grass", open_stored(captioner, folder), top=30)
+    matches = find_photos(captioner, "a dog on grass", open_stored(captioner, folder), top=30)
     expected = find_photos(captioner, "a dog on grass", open_gallery(captioner, [photos]))
     assert sorted(match.path for match in matches) == sorted(match.path for match in expected)
     scores = {match.path: match.score for match in expected}

@@ -24,7 +24,7 @@ from mrnn_runtime.bundle.tokenizer_file import APOSTROPHES, GLUE, WORD
 from mrnn_runtime.decoding.candidates import CaptionSearch
 from mrnn_runtime.decoding.confidence import SIGNALS, Calibration, signals
 from mrnn_runtime.engine.flat import FLAT_GOLDEN, FlatModel, golden_images, open_flat
-from mrnn_runtime.engine.golden import record_golden
+from mrnn_runtime.engine.golden import record_golden, replay_golden
 from mrnn_runtime.engine.inputs import IMAGE_SUFFIXES, find_images
 from mrnn_runtime.engine.parallel import Budget, in_order
 from mrnn_runtime.engine.prepared import cache_folder
@@ -90,6 +90,7 @@ __all__ = [
     "replace_file",
     "replace_references",
     "replacing",
+    "replay_golden",
     "save_background",
     "save_references",
     "signals",

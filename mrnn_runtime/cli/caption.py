@@ -152,54 +152,49 @@ def caption(
             rich_help_panel="Output",
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the results to a file.")
-    ] = None,
+    output: Annotated[Path | None, option("FILE", "Write the results to a file.")] = None,
     watch: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--watch",
-            help="Caption the photos of a folder that are not done yet, and those that come, until"
-            " it is stopped (needs mrnn-photos).",
+            "Caption the photos of a folder that are not done yet, and those that come, until it is"
+            " stopped (needs mrnn-photos).",
         ),
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--resume",
-            help="Go on with --output (jsonl, csv), or with the sidecars: only what is not done "
-            "yet.",
+            "Go on with --output (jsonl, csv), or with the sidecars: only what is not done yet.",
         ),
     ] = False,
     sidecar: Annotated[
         sidecars.Sidecar | None,
-        typer.Option(
-            help="Also write photo.jpg.txt, .json or .xmp beside each photo. An XMP file that is "
-            "there keeps all it says (needs mrnn-photos)."
+        option(
+            None,
+            "Also write photo.jpg.txt, .json or .xmp beside each photo. An XMP file that is there"
+            " keeps all it says (needs mrnn-photos).",
         ),
     ] = None,
     write_metadata: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--write-metadata",
-            help="Also write the caption into each photo: XMP, IPTC and EXIF (needs mrnn-photos).",
+            "Also write the caption into each photo: XMP, IPTC and EXIF (needs mrnn-photos).",
         ),
     ] = False,
     overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace a caption that an XMP file or a photo has."),
+        bool, flag("--overwrite", "Replace a caption that an XMP file or a photo has.")
     ] = False,
     keep_mtime: Annotated[
         bool,
-        typer.Option(
-            "--keep-mtime", help="With --write-metadata: keep the time of a photo's last change."
-        ),
+        flag("--keep-mtime", "With --write-metadata: keep the time of a photo's last change."),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.html",
-            help="Also write a page with photos, candidates and ranks (needs mrnn-devtools).",
+        option(
+            "FILE.html",
+            "Also write a page with photos, candidates and ranks (needs mrnn-devtools).",
         ),
     ] = None,
 ) -> None:

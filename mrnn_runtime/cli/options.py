@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 
-def option(metavar: str, text: str, section: str | None = None) -> Any:  # noqa: ANN401
+def option(metavar: str | None, text: str, section: str | None = None) -> Any:  # noqa: ANN401
     """Declare an option that takes a value; ``section`` opens a section of the help."""
     return typer.Option(metavar=metavar, help=text, rich_help_panel=section)
 

@@ -1,1 +1,1 @@
-"""ONNX Runtime: providers and sessions, the graphs of a bundle that run on them, and their images."""
+"""ONNX Runtime: providers and sessions, the graphs of a bundle, and the images that go in."""

@@ -21,7 +21,8 @@ from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.types import EncodedImages, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -56,25 +57,50 @@ def load_model(
         return encoder.result(), model
 
 
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A graph that is ready to run, and what it is to give.
+
+    Attributes:
+        session: runs it.
+        path: its file.
+        outputs: what bundle.json says of its outputs, by name.
+    """
+
+    session: Session | DeviceSession
+    path: Path
+    outputs: Mapping[str, TensorSpec]
+
+    def run(
+        self,
+        names: Sequence[str],
+        feeds: Mapping[str, Any],
+        *free: int,
+        kept: Sequence[str] = (),
+        ids_below: int = 0,
+    ) -> dict[str, Any]:
+        """Compute the outputs that are named; see ``Session.run`` and ``check_outputs``."""
+        arrays = dict(zip(names, self.session.run(names, feeds, kept), strict=True))
+        check_outputs(self.path, self.outputs, arrays, *free, ids_below=ids_below)
+        return arrays
+
+
 class OnnxEncoder:
     """The encoder's graph; fulfils ``Encoder``."""
 
-    __slots__ = ("_image", "_inputs", "_outputs", "_path", "_session")
+    __slots__ = ("_graph", "_image", "_inputs")
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
-        self._session = _start(bundle, bundle.encoder, provider, threads)
-        self._path = bundle.file(bundle.encoder.file)
+        self._graph = _start(bundle, bundle.encoder, provider, threads)
         (self._image,) = bundle.encoder.inputs
         starts = [state.init for state in bundle.state if state.init != "zeros"]
         self._inputs = (*bundle.image_inputs, *starts)
-        wanted = {*self._inputs, "reference_feature"}
-        self._outputs = {t.name: t for t in bundle.encoder.outputs if t.name in wanted}
 
     @property
     def provider(self) -> str:
         """The execution provider that really runs, for example CPUExecutionProvider."""
-        return self._session.provider
+        return self._graph.session.provider
 
     def encode(self, images: NDArray[np.uint8]) -> EncodedImages:
         """Encode images, uint8 [n, h, w, 3] RGB; n may be 0.
@@ -87,23 +113,15 @@ class OnnxEncoder:
             raise UsageError(
                 f"the encoder takes {self._image}, not {images.dtype} {list(images.shape)}"
             )
-        names = list(self._outputs)
-        if len(images):
-            parts = [self._encode(names, images[piece]) for piece in _pieces(len(images))]
-            arrays = [np.concatenate(part) for part in zip(*parts, strict=True)]
-        else:
-            arrays = [_zeros(tensor, 0) for tensor in self._outputs.values()]
-        named = dict(zip(names, arrays, strict=True))
+        names = list(dict.fromkeys((*self._inputs, "reference_feature")))
+        empty = {name: _zeros(self._graph.outputs[name], 0) for name in names}
+        image = self._image.name
+        parts = [self._graph.run(names, {image: piece}, len(piece)) for piece in _pieces(images)]
+        arrays = {name: np.concatenate([part[name] for part in (empty, *parts)]) for name in names}
         return EncodedImages(
-            inputs={name: named[name] for name in self._inputs},
-            reference_feature=named["reference_feature"],
+            inputs={name: arrays[name] for name in self._inputs},
+            reference_feature=arrays["reference_feature"],
         )
-
-    def _encode(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        arrays = self._session.run(names, {self._image.name: images})
-        named = dict(zip(names, arrays, strict=True))
-        check_outputs(self._path, self._outputs, named, len(images))
-        return arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,30 +158,21 @@ class OnnxState:
 class OnnxStepModel:
     """The cell's graph; fulfils ``StepModel``."""
 
-    __slots__ = (
-        *("_after", "_bundle", "_outputs", "_path", "_readout", "_session", "_specs", "_threads"),
-    )
+    __slots__ = ("_after", "_bundle", "_graph", "_readout", "_specs", "_threads")
 
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int = 0) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
         self._bundle = bundle
         self._threads = threads
         self._readout: OnnxReadout | None = None
-        session = _start(bundle, bundle.cell, provider, threads)
-        self._session: Session | DeviceSession = session
-        if session.provider != PROVIDERS["cpu"]:
-            from mrnn_runtime.engine.device import DeviceSession
-
-            self._session = DeviceSession(session, "cuda")
+        self._graph = _start(bundle, bundle.cell, provider, threads, keeps_rows=True)
         self._after = [state.output for state in bundle.state]
         self._specs = {tensor.name: tensor for tensor in bundle.cell.inputs}
-        self._outputs = {tensor.name: tensor for tensor in bundle.cell.outputs}
-        self._path = bundle.file(bundle.cell.file)
 
     @property
     def provider(self) -> str:
         """The execution provider that really runs, for example CPUExecutionProvider."""
-        return self._session.provider
+        return self._graph.session.provider
 
     @property
     def tokens(self) -> SpecialTokens:
@@ -194,12 +203,12 @@ class OnnxStepModel:
         Where there is a readout, the recurrent states that follow are those of any image.
         """
         names = [*self._bundle.image_inputs, *(state.input for state in self._bundle.state)]
-        place = self._session.place
+        place = self._graph.session.place
         return OnnxState({name: place(_zeros(self._specs[name], 1)) for name in names})
 
     def start(self, images: EncodedImages) -> OnnxState:
         """Return the state before the start sign: one row an image, in order."""
-        place = self._session.place
+        place = self._graph.session.place
         arrays = {name: place(images.inputs[name]) for name in self._bundle.image_inputs}
         for state in self._bundle.state:
             if state.init == "zeros":
@@ -233,9 +242,9 @@ class OnnxStepModel:
         names = ["best_values", "best_ids"] if k else []
         names += ["log_probs", *self._after] if full else self._after
         feeds = {**state.arrays, "token": tokens, "k": np.array([k], np.int64)}
-        computed = dict(zip(names, self._session.run(names, feeds, self._after), strict=True))
-        ids_below = self.vocabulary_size
-        check_outputs(self._path, self._outputs, computed, rows, k, ids_below=ids_below)
+        computed = self._graph.run(
+            names, feeds, rows, k, kept=self._after, ids_below=self.vocabulary_size
+        )
         scores = Scores(
             ids=computed["best_ids"] if k else np.empty((rows, 0), np.int64),
             values=computed["best_values"] if k else np.empty((rows, 0), np.float32),
@@ -270,17 +279,15 @@ class OnnxReadout:
     Its first input is the last token of each prefix, the state is what the cell made of it.
     """
 
-    __slots__ = ("_bundle", "_inputs", "_outputs", "_path", "_session")
+    __slots__ = ("_bundle", "_graph", "_inputs")
 
     def __init__(
         self, bundle: Bundle, graph: GraphSpec, provider: str = "auto", threads: int = 0
     ) -> None:
         """Start the graph; arguments and errors are those of ``load_model``."""
         self._bundle = bundle
-        self._session = _start(bundle, graph, provider, threads)
+        self._graph = _start(bundle, graph, provider, threads)
         self._inputs = {tensor.name for tensor in graph.inputs}
-        self._outputs = {tensor.name: tensor for tensor in graph.outputs}
-        self._path = bundle.file(graph.file)
 
     def states(self, state: OnnxState) -> dict[str, NDArray[Any]]:
         """Return the arrays of a state that the graph reads, each [t, ...]; no image inputs."""
@@ -304,27 +311,32 @@ class OnnxReadout:
             BundleError: the graph fails, or gives something else than bundle.json says.
         """
         feeds = {name: images.inputs[name] for name in self._bundle.image_inputs}
-        (scores,) = self._session.run(["log_probs"], {**feeds, **states, "token": tokens})
-        sizes = len(tokens), len(images)
-        check_outputs(self._path, self._outputs, {"log_probs": scores}, *sizes)
+        given = {**feeds, **states, "token": tokens}
+        scores: NDArray[np.float32]
+        scores = self._graph.run(["log_probs"], given, len(tokens), len(images))["log_probs"]
         return scores
 
 
-def _pieces(count: int) -> Iterator[slice]:
-    """Cut ``count`` images into pieces of few sizes.
+def _pieces(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Cut images into pieces of few sizes.
 
     ONNX Runtime keeps memory for every shape that it has met, half a gigabyte of it where any
     number of images may come; and larger pieces gain nothing on a CPU.
     """
     start = 0
     for size in _SIZES:
-        while count - start >= size:
-            yield slice(start, start + size)
+        while len(images) - start >= size:
+            yield images[start : start + size]
             start += size
 
 
-def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Session:
-    """Start a graph and hold it against what bundle.json says of it."""
+def _start(
+    bundle: Bundle, graph: GraphSpec, provider: str, threads: int, *, keeps_rows: bool = False
+) -> _Graph:
+    """Start a graph and hold it against what bundle.json says of it.
+
+    Where ``keeps_rows`` says so, rows stay in the memory of a GPU from run to run.
+    """
     path = bundle.file(graph.file)
     folder = PurePosixPath(graph.file).parent
     # External data are named from the graph's folder on.
@@ -343,7 +355,12 @@ def _start(bundle: Bundle, graph: GraphSpec, provider: str, threads: int) -> Ses
                 f" bundle.json says {'; '.join(map(str, wanted))}",
                 hint="export the bundle again",
             )
-    return session
+    outputs = {tensor.name: tensor for tensor in graph.outputs}
+    if keeps_rows and session.provider != PROVIDERS["cpu"]:
+        from mrnn_runtime.engine.device import DeviceSession
+
+        return _Graph(DeviceSession(session, "cuda"), path, outputs)
+    return _Graph(session, path, outputs)
 
 
 def _zeros(tensor: TensorSpec, rows: int) -> NDArray[Any]:

@@ -93,10 +93,12 @@ def checked_graph(
         graph, loop = model["graph"], None
         if flattened:
             loop = _only_loop(graph, data)
-        for one in (graph, *_inner(loop)):
+        graphs = [graph, *_inner(loop)]
+        for one in graphs:
             _check_nodes(one, loop)
-            for tensor in _tensors(one):
-                _check_tensor(tensor, path, files)
+        tensors = [tensor for one in graphs for tensor in _tensors(one)]
+        for tensor in tensors:
+            _check_tensor(tensor, path, files)
     except RefusedError as error:
         raise BundleError(
             f"{path} has {error}, which no bundle needs and may do harm",
@@ -106,11 +108,9 @@ def checked_graph(
         raise BundleError(
             f"{path} does not load: it is no ONNX file ({error})", hint="export the bundle again"
         ) from error
-    sizes = [footprint(one) for one in (graph, *_inner(loop))]
-    total, largest = sum(total for total, _ in sizes), max(most for _, most in sizes)
-    tensors = [tensor for one in (graph, *_inner(loop)) for tensor in _tensors(one)]
+    totals, largest = zip(*map(footprint, graphs), strict=True)
     whole = not any("external_data" in tensor for tensor in tensors)
-    return CheckedGraph(data, total, largest, whole)
+    return CheckedGraph(data, sum(totals), max(largest), whole)
 
 
 def _only_loop(graph: Message, data: bytes) -> Message:

@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 _KITS: dict[Kind, str] = {
     "backbones": "mrnn_exporters.testing.backbones",
     "cells": "mrnn_exporters.testing.cells",
-    "decoders": "mrnn_runtime.testing.decoders",
-    "models": "mrnn_runtime.testing.models",
-    "rerankers": "mrnn_runtime.testing.rerankers",
+    "decoders": "mrnn_devtools.testing.decoders",
+    "models": "mrnn_devtools.testing.models",
+    "rerankers": "mrnn_devtools.testing.rerankers",
 }
-TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +70,9 @@ def checks_for(component: Component, kind: Kind, *, bundle: Path | None = None) 
     try:
         kit = importlib.import_module(_KITS[kind])
     except ImportError as error:
+        dist = _KITS[kind].partition(".")[0].replace("_", "-")
         raise PluginError(
-            f"the checks of {kind} are part of mrnn-exporters: {error}",
-            hint="pip install mrnn-exporters (it brings torch)",
+            f"the checks of {kind} are part of {dist}: {error}", hint=f"pip install {dist}"
         ) from error
 
     def run(check: Callable[[Any], None]) -> None:
@@ -118,7 +117,7 @@ def tiny_bundle(folder: Path) -> Path:
     It is an m-RNN with random weights for 16 x 16 pixels and 12 tokens: its captions mean nothing,
     but its files are what an exporter writes, and all of the runtime runs on them.
     """
-    return Path(shutil.copytree(TINY, folder))
+    return Path(shutil.copytree(Path(__file__).parent / "tiny", folder))
 
 
 def require(rule: object, complaint: str) -> None:

@@ -3,6 +3,8 @@
 Binding, copying and taking rows are ONNX Runtime's own; only the name of the device is another.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -36,7 +38,8 @@ def plain(bundle):
 def bound(bundle):
     """The cell with its states bound to the device."""
     _, model = load_model(bundle, "cpu", threads=1)
-    model._session = DeviceSession(model._session, "cpu")
+    session = DeviceSession(model._graph.session, "cpu")
+    model._graph = replace(model._graph, session=session)
     return model
 
 
@@ -113,5 +116,5 @@ def test_the_cpu_binds_nothing(plain):
     encoder, model = plain
     state = model.start(encoder.encode(PHOTOS))
     _, after = model.step(tokens(*[1] * 5), state, 3)
-    assert isinstance(model._session, Session)
+    assert isinstance(model._graph.session, Session)
     assert {type(array) for s in (state, after) for array in s.arrays.values()} == {np.ndarray}

@@ -241,16 +241,17 @@ class Watched:
     def provider(self):
         return self.session.provider
 
-    def run(self, names, feeds):
+    def run(self, names, feeds, kept):
         self.sizes.append(len(next(iter(feeds.values()))))
-        return self.session.run(names, feeds)
+        return self.session.run(names, feeds, kept)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 8, 64])
 def test_the_encoder_meets_few_sizes(tiny_bundle, folder, batch_size):
     captioner = load(tiny_bundle, provider="cpu", threads=1)
     sizes = []
-    captioner.encoder._session = Watched(captioner.encoder._session, sizes)
+    graph = captioner.encoder._graph
+    captioner.encoder._graph = replace(graph, session=Watched(graph.session, sizes))
     list(captioner.caption(folder, batch_size=batch_size))
     assert sum(sizes) == 10
     assert set(sizes) <= {1, 4, 8}

@@ -45,7 +45,12 @@ _DEPENDENCIES = {
     PartKind.BACKBONE: ("torch>=2.10",),
     PartKind.CELL: ("mrnn-exporters>=$version", "torch>=2.10"),
 }
-_TEST_DEPENDENCIES = {PartKind.BACKBONE: ("mrnn-exporters>=$version",)}
+_TEST_DEPENDENCIES = {
+    PartKind.BACKBONE: ("mrnn-exporters>=$version",),
+    PartKind.DECODER: ("mrnn-devtools>=$version",),
+    PartKind.MODEL: ("mrnn-devtools>=$version",),
+    PartKind.RERANKER: ("mrnn-devtools>=$version",),
+}
 
 
 def write_package(name: str, kind: PartKind, folder: Path | None = None) -> Path:

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.errors import UsageError
-from mrnn_runtime.plugins.contracts import Decoder
-from mrnn_runtime.testing.checks import require
-from mrnn_runtime.testing.table import TableModel, encoded_images
-from mrnn_runtime.types import Candidate, DecodeOptions
+from mrnn_runtime import Candidate, DecodeOptions, Decoder, UsageError
+from mrnn_runtime.testing import TableModel, encoded_images, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mrnn_runtime.types import EncodedImages
+    from mrnn_runtime import EncodedImages
 
     Make = Callable[[], Decoder]
 

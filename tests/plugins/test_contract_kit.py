@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import mrnn_runtime.testing
+from mrnn_devtools.testing import decoders, models, rerankers
 from mrnn_runtime import Component, PluginError, UsageError, load_bundle
 from mrnn_runtime.bundle.loading import write_manifest
 from mrnn_runtime.decoding.beam import Beam
-from mrnn_runtime.testing import Check, checks_for, decoders, models, plugin_checks, rerankers
+from mrnn_runtime.testing import Check, checks_for, plugin_checks
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.bundle.loading import load_bundle
-from mrnn_runtime.captioner import load
-from mrnn_runtime.engine.golden import replay_golden
-from mrnn_runtime.testing.checks import require
+from mrnn_runtime import load, load_bundle
+from mrnn_runtime.build import replay_golden
+from mrnn_runtime.testing import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable

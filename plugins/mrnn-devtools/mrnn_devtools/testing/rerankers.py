@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrnn_runtime.build import build_references
-from mrnn_runtime.bundle.loading import load_bundle
-from mrnn_runtime.plugins.contracts import Reranker
-from mrnn_runtime.reranking.references import save_references
-from mrnn_runtime.testing.checks import TINY, require
-from mrnn_runtime.types import Candidate, EncodedImages, RerankOptions
+from mrnn_runtime import Candidate, EncodedImages, Reranker, RerankOptions, load_bundle
+from mrnn_runtime.build import build_references, save_references
+from mrnn_runtime.testing import require, tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from functools import partial
 
-    from mrnn_runtime.bundle.manifest import Bundle
+    from mrnn_runtime import Bundle
 
     Make = partial[Reranker]
 
@@ -82,12 +79,12 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
 @contextmanager
 def example(folder: Path | None) -> Iterator[tuple[Bundle, RerankOptions]]:
     """Give what a reranker is made of: this bundle, or the tiny one with made-up references."""
-    bundle = load_bundle(folder or TINY)
     if folder is not None:
-        yield bundle, RerankOptions()
+        yield load_bundle(folder), RerankOptions()
         return
     # References are mapped into memory, and where files are in use they cannot be deleted.
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        bundle = load_bundle(tiny_bundle(Path(scratch, "bundle")))
         place = Path(scratch, "references")
         names = [f"{i}.jpg" for i in range(20)]
         features = np.random.default_rng(1).standard_normal((20, 8)).astype(np.float32)

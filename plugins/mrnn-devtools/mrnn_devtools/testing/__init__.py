@@ -1,0 +1,1 @@
+"""The checks of what needs no torch; ``mrnn_runtime.testing.checks_for`` finds them here."""

@@ -35,7 +35,7 @@ from mrnn_runtime.errors import BundleError, UsageError
 from mrnn_runtime.images import thumbnail
 from mrnn_runtime.plugins.contracts import blaming
 from mrnn_runtime.plugins.hookspecs import CONTRACT
-from mrnn_runtime.plugins.manager import manager
+from mrnn_runtime.plugins.manager import PluginReport, manager
 from mrnn_runtime.plugins.models import find_model
 from mrnn_runtime.reranking import ngrams as grams
 from mrnn_runtime.reranking.neighbours import check_dtype, rounded
@@ -66,6 +66,7 @@ __all__ = [
     "Calibration",
     "CaptionSearch",
     "FlatModel",
+    "PluginReport",
     "Scorer",
     "Session",
     "blaming",

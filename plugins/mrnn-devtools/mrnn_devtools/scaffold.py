@@ -45,12 +45,7 @@ _DEPENDENCIES = {
     PartKind.BACKBONE: ("torch>=2.10",),
     PartKind.CELL: ("mrnn-exporters>=$version", "torch>=2.10"),
 }
-_TEST_DEPENDENCIES = {
-    PartKind.BACKBONE: ("mrnn-exporters>=$version",),
-    PartKind.DECODER: ("mrnn-devtools>=$version",),
-    PartKind.MODEL: ("mrnn-devtools>=$version",),
-    PartKind.RERANKER: ("mrnn-devtools>=$version",),
-}
+_TEST_DEPENDENCIES = {PartKind.BACKBONE: ("mrnn-exporters>=$version",)}
 
 
 def write_package(name: str, kind: PartKind, folder: Path | None = None) -> Path:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _TARS = frozenset({".tar", ".tgz"})
 _TABLES = frozenset({".parquet", ".pq"})
+_AHEAD = 2**22  # bytes of a tar that are asked for at a time: of a bucket, by one request
 _TOGETHER = 64  # photos of a tar or a table that are in memory at a time, and as many read ahead
 
 
@@ -135,7 +136,9 @@ class Source:
 
     def _tar(self, file: File, _: int | None) -> Iterator[list[ImageSource]]:
         with (
-            self.filesystem.open_input_stream(file.path, compression=None) as stream,
+            self.filesystem.open_input_stream(
+                file.path, compression=None, buffer_size=_AHEAD
+            ) as stream,
             tarfile.open(fileobj=stream, mode="r|*") as tar,
         ):
             members = (one for one in tar if one.isfile() and _suffix(one.name) in IMAGE_SUFFIXES)

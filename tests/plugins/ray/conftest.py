@@ -1,5 +1,7 @@
 """Photos, and a bucket of a server that runs here."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +27,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bucket():
-    """An S3 server on this machine: ``bucket(path) -> URI``."""
+    """An S3 server on this machine: ``bucket(path) -> URI``; ``bucket.requests`` counts them."""
     moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
     import boto3
 
@@ -42,5 +44,14 @@ def bucket():
     client.create_bucket(Bucket="bucket")
     client.close()
     query = f"scheme=http&endpoint_override={host}:{port}&region=us-east-1"
-    yield lambda path: f"s3://id:secret@bucket/{path}?{query}"
+
+    def place(path):
+        return f"s3://id:secret@bucket/{path}?{query}"
+
+    def counted(environ, start_response, answer=server._server.app):
+        place.requests[environ["REQUEST_METHOD"]] += 1
+        return answer(environ, start_response)
+
+    server._server.app, place.requests = counted, Counter()
+    yield place
     server.stop()

@@ -235,6 +235,23 @@ def test_a_bucket_is_read_and_written(tiny_bundle, photos, bucket):
     assert remaining(parts, output, output.begin({"model": "tiny"}, resume=True)) == []
 
 
+def test_a_bucket_is_asked_as_seldom_as_the_page_says(photos, bucket, tmp_path):
+    from mrnn_ray.parts import open_place
+
+    names = [f"more/{i:02}.png" for i in (1, 2, 4, 5, 7, 8)]
+    tar = tar_of(photos, tmp_path / "in.tar", names)
+    filesystem, root = open_place(bucket("seldom"))
+    for file in (tar, photos / names[0]):
+        with filesystem.open_output_stream(f"{root}/{file.name}") as stream:
+            stream.write(file.read_bytes())
+    assert tar.stat().st_size > 15_000
+    for name, count in ((tar.name, len(names)), ("01.png", 1)):
+        source, (part,) = parts_of(bucket(f"seldom/{name}"))
+        bucket.requests.clear()
+        content = [photo.read() for several in source.photos(part) for photo in several]
+        assert (len(content), bucket.requests) == (count, {"HEAD": 1, "GET": 1})
+
+
 def _lines(output, part):
     with output.filesystem.open_input_file(f"{output.folder}/{part.key}.jsonl") as file:
         return io.BytesIO(file.read()).readlines()

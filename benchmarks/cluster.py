@@ -5,7 +5,8 @@
 
 Rates are those after start-up: of ``mrnn caption`` what it says itself, of a cluster the photos
 after the first parts, by the times of the files. ``--overhead`` has parts of one photo and a net
-that takes no time, so that what is left is what a part costs; and from all that, how far it goes.
+that takes no time, so that what is left is what a part costs. How far that goes, docs/costs.py
+computes from the JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -54,8 +56,6 @@ def main() -> None:
                     continue
                 (links / photo.name).symlink_to(photo)
             known |= compare(links, given.model, given.part)
-    if {"alone", "part_ms"} <= known.keys():
-        known["computed"] = computed(known)
     print(json.dumps(known, indent=1))
     if given.json:
         given.json.write_text(json.dumps(known, indent=1) + "\n")
@@ -68,7 +68,9 @@ def compare(photos: Path, model: str, part: int) -> dict[str, object]:
     command += ["--output", str(photos.parent / "alone.jsonl")]
     said = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True).stderr
     alone = float(re.findall(r"([\d.]+) images/s", said)[-1])
-    facts: dict[str, object] = {"photos": count, "part": part, "alone": alone}
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    facts: dict[str, object] = {"model": model, "machine": machine, "photos": count, "part": part}
+    facts["alone"] = alone
     print(facts, flush=True)
     for actors in (2, 1):
         run = cluster(photos, model, part, actors, photos.parent / f"out{actors}")
@@ -135,32 +137,6 @@ def overhead(scratch: Path) -> dict[str, float]:
     one = cluster(photos, str(model), 1, 1, scratch / "one")["rate"]
     two = cluster(photos, str(model), 1, 2, scratch / "two")["rate"]
     return {"part_ms": round(1000 / one, 1), "parts_per_second": round(two, 1)}
-
-
-def computed(known: dict[str, object]) -> dict[str, object]:
-    """Return what follows for more nodes, of 16 cores each, with parts of 1,024 photos.
-
-    One program hands out all parts; so many workers can it keep busy.
-    """
-    part, cores = 1024, 16
-    rate = known["actors_1"]["rate"]  # type: ignore[index]
-    seconds = part / rate
-    lost = known["part_ms"] / 1000 / (seconds + known["part_ms"] / 1000)  # type: ignore[operator]
-    most = known["parts_per_second"]
-    table = {}
-    for nodes in (10, 100, 1000):
-        workers = nodes * cores
-        photos = min(workers * rate * (1 - lost), most * part)  # type: ignore[operator]
-        table[str(nodes)] = {
-            "photos_per_second": round(photos),
-            "hours_for_100_million": round(1e8 / photos / 3600, 1),
-            "parts_per_second": round(photos / part, 2),
-            "share_of_dispatch": round(photos / part / most, 3),  # type: ignore[operator]
-            "read_mb_per_second": round(photos * known["photo_kb"] / 1000),  # type: ignore[operator]
-            "get_requests_per_second": round(photos),
-            "object_store_kb_per_second": round(photos * 0.15),
-        }
-    return table
 
 
 if __name__ == "__main__":

@@ -197,6 +197,18 @@ def test_the_page_of_results_is_that_of_the_figures():
     assert page == module.page(module.load()), "run: python docs/results.py"
 
 
+def test_the_costs_are_those_of_the_benchmarks_and_of_the_code():
+    spec = importlib.util.spec_from_file_location("docs_costs", DOCS / "costs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run: python docs/costs.py"
+    parts = pytest.importorskip("mrnn_ray.parts", reason="mrnn-ray is not installed")
+    shards = pytest.importorskip("mrnn_exporters.shards", reason="mrnn-exporters is not installed")
+    assert parts._AHEAD == module.REQUEST
+    assert shards._record(module.WIDTH).itemsize == module.ENTRY
+
+
 def test_the_files_that_the_tutorial_names_are_in_the_package(tmp_path):
     scaffold = pytest.importorskip("mrnn_devtools.scaffold", reason="mrnn-devtools makes it")
     package = scaffold.write_package("no-echo", scaffold.PartKind.RERANKER, tmp_path / "new")

@@ -291,11 +291,31 @@ class TestCommand:
         assert sorted(os.listdir(photos)) == ["a.png", "b.jpg", "c.png"]
 
     @pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
-    def test_a_link_stays_one(self, caption, photos, tmp_path):
-        (tmp_path / "link.jpg").symlink_to(photos / "b.jpg")
-        assert caption(tmp_path / "link.jpg").code == 0
-        assert (tmp_path / "link.jpg").is_symlink()
-        assert metadata.caption_of((photos / "b.jpg").read_bytes())
+    def test_a_link_leads_to_no_other_photo(self, caption, photos, tmp_path):
+        """In a stranger's folder, it may lead to any photo of the user."""
+        before = (photos / "b.jpg").read_bytes()
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "link.jpg").symlink_to(photos / "b.jpg")
+        done = caption(tmp_path / "in", "--overwrite")
+        assert done.code == 1
+        assert "it is a link; name the photo itself" in done.err
+        assert (photos / "b.jpg").read_bytes() == before
+        assert (tmp_path / "in" / "link.jpg").is_symlink()
+
+    @pytest.mark.skipif(os.name != "posix", reason="there are no pipes on Windows")
+    def test_what_is_no_photo_is_not_waited_for(self, caption, photos):
+        os.mkfifo(photos / "pipe.jpg")
+        (photos / "zero.jpg").symlink_to("/dev/zero")
+        for options in (["--resume"], []):
+            done = caption(photos, *options)
+            assert done.code == 1
+            assert "2 failed" in done.err
+
+    def test_a_photo_of_gigabytes_is_not_read_whole(self, caption, photos):
+        os.truncate(photos / "b.jpg", 2**36)
+        done = caption(photos / "b.jpg")
+        assert done.code == 1
+        assert "it is larger than 256 MiB" in done.err
 
     def test_a_photo_that_takes_none_fails_alone(self, caption, photos):
         (photos / "d.bmp").write_bytes(make("BMP"))

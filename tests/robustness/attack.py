@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 # A round of each takes one to two minutes on two cores.
 ROUND = (
     ("fuzz.py", "--images", "300"),
+    ("fuzz.py", "--metadata", "300"),
     ("fuzz.py", "--bundles", "300"),
     ("fuzz.py", "--operators", "1500"),
     ("protobuf.py", "--cases", "10000"),

@@ -79,6 +79,32 @@ def image_case(number, seed, scratch, seeds):
     return done, "taken" if (shape, kind) == ((24, 32, 3), "uint8") else f"WRONG: {kind} {shape}"
 
 
+def metadata_case(number, seed, scratch, seeds):
+    """Write a caption into one hostile photo, as --write-metadata does."""
+    from mrnn_photos import metadata
+
+    data, done = mutated_image(random.Random(f"metadata {seed} {number}"), seeds)
+    path = scratch / "photo.jpg"
+    path.write_bytes(data)
+    try:
+        made = metadata.with_caption(metadata.read_photo(path), "a dog")
+    except (ImageError, ValueError):
+        return done, "refused"
+    return done, "taken" if metadata.caption_of(made) == "a dog" else "WRONG: no caption"
+
+
+def seed_metadata():
+    """Return photos with captions, of the formats whose metadata are read in this process."""
+    from mrnn_photos import metadata
+
+    seeds = []
+    for photo in seed_images():
+        if photo.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
+            with suppress(ValueError):  # one has XMP that is none
+                seeds.append(metadata.with_caption(photo, "a cat"))
+    return seeds
+
+
 def bundle_case(number, seed, scratch, seeds):
     """Load one hostile bundle and use all of it."""
     folder = scratch / "case" / "bundle"
@@ -145,8 +171,13 @@ def child(kind, first, last, args):
     """Work through cases, and write one line before and after each."""
     warnings.simplefilter("error")
     logging.disable()
-    case = {"images": image_case, "bundles": bundle_case, "operators": operator_case}[kind]
-    seeds = seed_images() if kind == "images" else Path(args.seeds)
+    case, make_seeds = {
+        "images": (image_case, seed_images),
+        "metadata": (metadata_case, seed_metadata),
+        "bundles": (bundle_case, lambda: Path(args.seeds)),
+        "operators": (operator_case, lambda: None),
+    }[kind]
+    seeds = make_seeds()
     # A last resort for the machine; whether it was too much is seen by what was really used.
     resource.setrlimit(resource.RLIMIT_AS, (2 * args.memory * 2**20 + 2**32,) * 2)
     with tempfile.TemporaryDirectory() as scratch:
@@ -206,6 +237,7 @@ def _lines(process, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=0)
+    parser.add_argument("--metadata", type=int, default=0, help="photos; needs mrnn-photos")
     parser.add_argument("--bundles", type=int, default=0)
     parser.add_argument("--operators", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
@@ -223,7 +255,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         seeds = Path(folder, "bundle")
         seed_bundle(seeds)
-        for kind in ("images", "bundles", "operators"):
+        for kind in ("images", "metadata", "bundles", "operators"):
             count = getattr(args, kind)
             numbers = range(count) if args.only is None else [args.only] * bool(count)
             wrong += report(kind, args, run(kind, numbers, args, seeds))

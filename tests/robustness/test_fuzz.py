@@ -13,7 +13,9 @@ FUZZ = HERE / "fuzz.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who opens what is asked of Linux")
-@pytest.mark.parametrize(("kind", "count"), [("images", 60), ("bundles", 60), ("operators", 300)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("images", 60), ("metadata", 60), ("bundles", 60), ("operators", 300)]
+)
 def test_nothing_hostile_does_harm(kind, count):
     command = [sys.executable, str(FUZZ), f"--{kind}", str(count), "--seed", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

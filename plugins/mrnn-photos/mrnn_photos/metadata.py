@@ -7,7 +7,9 @@ exiftool, where it is installed, writes the rest: formats such as HEIC, and what
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ _IPTC_CHARSET = "Iptc.Envelope.CharacterSet"
 _UTF8 = "\x1b%G"
 # References of one or two digits, as for an apostrophe, come out of Exiv2 as a space.
 _LOST_BY_EXIV2 = re.compile(rb"&#x(?!0?[9aAdD];)[0-9a-fA-F]{1,2};")
+_MOST_BYTES = 2**28  # Exiv2 and we hold a photo several times
 _EMPTY_JPEG = b"\xff\xd8\xff\xd9"
 # Cameras write their names there, which no person did.
 _OF_CAMERAS = {
@@ -60,7 +63,7 @@ class InPhoto:
     def has_caption(self, photo: Path) -> bool:
         """Say whether the photo has a caption."""
         try:
-            return bool(caption_of(photo.read_bytes()))
+            return bool(caption_of(read_photo(photo)))
         except (OSError, ValueError, ImageError):  # writing it will say why
             return False
 
@@ -76,15 +79,37 @@ class InPhoto:
             return True
         photo = Path(result.path)
         status = photo.stat()
-        before = photo.read_bytes()
+        before = read_photo(photo)
         if not self.overwrite and caption_of(before):
             return False
         content = with_caption(before, result.text)
         now = photo.stat()
         if (now.st_mtime_ns, now.st_size) != (status.st_mtime_ns, status.st_size):
             raise ValueError("somebody changes it at this moment")
-        replace_file(photo, content, through=True, keep_mtime=self.keep_mtime)
+        replace_file(photo, content, keep_mtime=self.keep_mtime)
         return True
+
+
+def read_photo(path: Path) -> bytes:
+    """Return what a photo holds.
+
+    Raises:
+        ValueError: it is no ordinary file, or a large one.
+        OSError: it cannot be read.
+    """
+    if path.is_symlink():  # in a stranger's folder it may lead to any photo of the user
+        raise ValueError("it is a link; name the photo itself")
+    with open(path, "rb", opener=_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no ordinary file")
+        if status.st_size > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB; use --sidecar xmp")
+        return file.read(_MOST_BYTES)
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
 
 
 def caption_of(content: bytes) -> str:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mrnn_runtime import images
-from mrnn_runtime.engine.inputs import find_images
+from mrnn_runtime.engine.inputs import NamedImage, find_images, read_images
 from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import MAX_PIXELS, read_image, thumbnail
 from mrnn_runtime.types import Preprocess
@@ -640,7 +640,7 @@ def test_an_error_that_is_kept_keeps_no_pixels(tmp_path, monkeypatch):
 
     Image.new("RGB", (30, 20)).save(tmp_path / "x.png")
     monkeypatch.setattr(images, "_upright", failing)
-    _, errors = images.read_images([images.NamedImage("x", tmp_path / "x.png")], SQUASH)
+    _, errors = read_images([NamedImage("x", tmp_path / "x.png")], SQUASH)
     gc.collect()
     assert "damaged" in str(errors[0])
     assert [reference() for reference in seen] == [None]

@@ -16,6 +16,7 @@ import numpy as np
 from mrnn_runtime.bundle.archives import read_archive
 from mrnn_runtime.bundle.atomic import replacing
 from mrnn_runtime.engine.inputs import NamedImage, find_images, read_images
+from mrnn_runtime.engine.parallel import Budget
 from mrnn_runtime.engine.prepared import cache_folder
 from mrnn_runtime.types import EncodedImages
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PHOTOS = 8
 _INPUTS = "inputs/"  # what names of image inputs begin with in a cache
+_MEMORY = 1_200_000_000  # bytes that a photo may take while it is read
 _MOST_BYTES = 2**34  # of a cache; a damaged one may claim any number
 
 _log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def _encode(
     errors: dict[Path, ImageError],
 ) -> dict[str, EncodedImages]:
     named = [NamedImage(str(path), path) for path in batch]
-    pixels, unreadable = read_images(named, captioner.bundle.preprocess)
+    pixels, unreadable = read_images(named, captioner.bundle.preprocess, Budget(_MEMORY).claims)
     errors |= {path: error for path, error in zip(batch, unreadable, strict=True) if error}
     readable = [path for path in batch if path not in errors]
     if not readable:

@@ -235,6 +235,12 @@ class TestCache:
             assert [path.name for path in gallery.paths] == ["b.jpg", "c.png"]
             assert list(gallery.errors) == [photos / "a.png"]
 
+    def test_a_photo_that_takes_too_much_memory_is_refused(self, captioner, photos, monkeypatch):
+        monkeypatch.setattr("mrnn_runtime.retrieval.gallery._MEMORY", 10**6)
+        Image.new("RGB", (400, 300)).save(photos / "large.png")
+        gallery = open_gallery(captioner, [photos / "a.png", photos / "large.png"])
+        assert list(gallery.errors) == [photos / "large.png"]
+
 
 class TestCommands:
     @pytest.fixture

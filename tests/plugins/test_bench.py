@@ -117,6 +117,13 @@ def test_an_image_that_cannot_be_read(captioner, tmp_path):
         bench(captioner, [tmp_path / "a.jpg"])
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_leaves_no_photo(mrnn, tiny_bundle, photos, limit):
+    """Made-up photos would be timed, or all but the last."""
+    done = mrnn("bench", tiny_bundle, "--images", photos, "--limit", limit)
+    assert (done.code, done.out) == (2, "")
+
+
 def test_the_command(mrnn, tiny_bundle, photos):
     given = ("bench", tiny_bundle, "--provider", "cpu", "--repeats", 1)
     shown = mrnn(*given, "--images", photos, "--limit", 2)

@@ -25,7 +25,7 @@ def bench(
         Path | None, typer.Option(metavar="DIR", help="Photos; without it, made-up ones.")
     ] = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", help="Take the first N photos of the folder only.")
+        int, typer.Option(metavar="N", min=1, help="Take the first N photos of the folder only.")
     ] = 100,
     provider: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")

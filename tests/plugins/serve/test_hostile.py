@@ -75,9 +75,10 @@ def test_photos_that_are_decoded_at_a_time_share_a_bound_of_memory(start, tiny, 
 
 def test_base64_of_many_words_takes_little(server, jpeg, texts):
     body = b'{"image": "' + b"ab " * (2 * MIB // 3 - 10) + b'"}'
+    headers = {"Content-Type": "application/json"}
     tracemalloc.start()
     try:
-        answer = server.client.post("/v1/caption", content=body)
+        answer = server.client.post("/v1/caption", content=body, headers=headers)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

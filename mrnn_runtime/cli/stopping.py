@@ -99,6 +99,14 @@ def _watch() -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=wait, name="mrnn-signals", daemon=True).start()
+    tell = sys.unraisablehook
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        # Where a signal meets a finaliser, its exception is lost; the thread ends the process.
+        if lost.exc_type is not KeyboardInterrupt:
+            tell(lost)
+
+    sys.unraisablehook = unraisable
 
 
 def _leave(code: int) -> NoReturn:

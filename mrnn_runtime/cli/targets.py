@@ -164,3 +164,5 @@ def _keep(keeper: Keeper, result: Caption) -> bool:
         raise ImageError(
             f"{place} cannot be written: {error}", hint="save the file anew, or move it away"
         ) from error
+    except ImageError as error:
+        raise ImageError(f"{place} cannot be written: {error.message}", hint=error.hint) from error

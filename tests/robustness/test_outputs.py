@@ -234,6 +234,30 @@ stopping.run(job, own_process=True)
 """
 
 
+def test_a_signal_that_meets_a_finaliser_says_nothing():
+    """Python loses an exception that is raised there, after a traceback on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", FINALISED], capture_output=True, check=False, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+FINALISED = """
+import os, signal, time
+from mrnn_runtime.cli import stopping
+
+class Signalling:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def job():
+    Signalling()
+    time.sleep(20)
+
+stopping.run(job, own_process=True)
+"""
+
+
 def test_the_code_of_a_run_that_is_done_is_its_own(tiny_bundle, tmp_path):
     make_photos(tmp_path, 1)
     done = mrnn(tmp_path / "000.png", "--model", tiny_bundle)

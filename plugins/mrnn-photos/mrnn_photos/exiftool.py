@@ -42,7 +42,7 @@ def _run(content: bytes, *args: str) -> bytes:
     program = shutil.which("exiftool")
     if program is None:
         raise ImageError(
-            "metadata of such a photo are written by exiftool only, which is not installed",
+            "only exiftool writes into a photo of its format, and it is not installed",
             hint="install exiftool (Debian: apt install libimage-exiftool-perl), or use"
             " --sidecar xmp",
         )

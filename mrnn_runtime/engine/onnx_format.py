@@ -134,8 +134,7 @@ class _Reader:
                 stop = at + size
                 if stop > end:
                     raise ValueError("it is cut")
-                value = data[at:stop] if kind == "text" else self._part(label, kind, at, stop)
-                at = stop
+                value, at = self._part(label, kind, at, stop), stop
             elif wire == 0:
                 value, at = read_number(data, at)
                 if kind == "int32" and not repeated and value > _LARGEST.get(label, 2**31 - 1):
@@ -156,8 +155,10 @@ class _Reader:
         return values
 
     def _part(self, label: str, kind: str, at: int, stop: int) -> object:
-        """Return a message, or the place of numbers."""
+        """Return a text, a message, or the place of numbers."""
         match kind:
+            case "text":
+                return _text(self._data[at:stop])
             case "raw":
                 return at, stop
             case "packed":
@@ -177,6 +178,15 @@ class _Reader:
                 self._graphs += 1
                 return graph
         return self.message(kind, at, stop)
+
+
+def _text(value: bytes) -> bytes:
+    if not value.isascii():
+        try:
+            value.decode()
+        except UnicodeDecodeError:  # ONNX Runtime takes it, and Python cannot say it
+            raise RefusedError("a text that is not UTF-8") from None
+    return value
 
 
 def read_number(data: bytes, at: int) -> tuple[int, int]:

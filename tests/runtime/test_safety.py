@@ -124,6 +124,7 @@ GRAPH = part(0x0A, part(0x0A, b"x") + part(0x12, b"y") + part(0x22, b"Loop"))
         (part(0x3A, part(0x7A, b"")), "sparse weights"),
         (part(0xA2, b"", size=2), "a training graph"),
         (part(0x3A, b"") + part(0x7FA, b""), "unknown or of another type"),
+        (part(0x3A, part(0x12, b"\xf2")), "a text that is not UTF-8"),
         (part(0x3A, part(0x2A, part(0x3A, bytes(2**22 + 1)))), "numbers that are not raw"),
         # A list that ONNX does not pack: of sizes, here.
         (part(0x3A, part(0x2A, part(0x0A, b"\x02\x03"))), "unknown or of another type"),

@@ -38,8 +38,13 @@ class CiderReward:
     """
 
     def __init__(self, captions: Sequence[Sequence[Sequence[int]]], vocabulary_size: int) -> None:
-        """Take the captions of each photo as word ids, each without <bos> and <eos>."""
-        ended = [[[*caption, _EOS] for caption in group] for group in captions]
+        """Take the captions of each photo as word ids, each without <bos> and <eos>.
+
+        A photo that could not be read has none; the others keep their numbers.
+        """
+        ended = [[[*caption, _EOS] for caption in group] for group in captions if group]
+        kept = (photo for photo, group in enumerate(captions) if group)
+        self._places = {photo: place for place, photo in enumerate(kept)}
         self._references = build_references(
             [str(i) for i in range(len(ended))],
             np.zeros((len(ended), 1), np.float32),
@@ -49,7 +54,7 @@ class CiderReward:
 
     def __call__(self, photo: int, sampled: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Return what each caption of a photo is worth, float64, 0..10."""
-        captions = self._references.captions_of(np.array([photo]))
+        captions = self._references.captions_of(np.array([self._places[photo]]))
         worth = cider_d(sampled, captions, self._references.frequencies)
         mean: NDArray[np.float64] = worth.mean(axis=1)
         return mean

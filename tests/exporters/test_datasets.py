@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import logging
+import sys
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mrnn_exporters import datasets
-from mrnn_exporters.datasets.common import held_out
+from mrnn_exporters.datasets.common import Member, held_out
 from mrnn_exporters.datasets.tars import webdataset
 from mrnn_runtime.errors import ImageError, UsageError
 from mrnn_runtime.images import read_image
@@ -63,6 +64,13 @@ def test_flickr8k_in_the_folders_of_the_official_archives(flickr8k: Path) -> Non
     assert len(datasets.read("flickr8k", str(flickr8k), "test")) == 1
 
 
+def test_all_of_flickr8k_are_those_in_no_list_too(flickr8k: Path) -> None:
+    touch(flickr8k / "images", ["9_extra.jpg.1"])
+    names = [e.path.name for e in datasets.read("flickr8k/all", flickr8k, "train")]
+    assert names == ["9_extra.jpg.1", *(f"{i}_ab.jpg" for i in range(4))]
+    assert datasets.read("flickr8k/all", flickr8k, "dev") == []
+
+
 def test_flickr8k_names_file_and_line_of_a_damaged_line(flickr8k: Path) -> None:
     path = flickr8k / "Flickr8k.token.txt"
     write(path, path.read_text() + "\nno caption here\n")
@@ -97,6 +105,34 @@ def test_flickr30k_splits_by_hash_or_by_lists(tmp_path: Path) -> None:
     assert [e.path.name for e in datasets.read("flickr30k", tmp_path, "dev")] == ["5.jpg"]
     write(tmp_path / "test.txt", "7\nnobody\n")
     with pytest.raises(UsageError, match=r"test\.txt:2: nobody"):
+        datasets.read("flickr30k", tmp_path, "test")
+
+
+@pytest.fixture
+def flickr30k(tmp_path: Path) -> list[str]:
+    names = [f"{i}.jpg" for i in range(60)]
+    write(tmp_path / "results_20130124.token", tokens(names))
+    touch(tmp_path / "flickr30k-images", names)
+    return names
+
+
+@pytest.mark.parametrize("there", ["train", "dev", "test"])
+def test_a_photo_that_a_list_names_is_in_no_other_split(
+    there: str, flickr30k: list[str], tmp_path: Path
+) -> None:
+    write(tmp_path / f"{there}.txt", "\n".join(flickr30k[:50]))
+    parts = {
+        s: [e.path.name for e in datasets.read("flickr30k", tmp_path, s)]
+        for s in datasets.SPLITS
+        if s == there or any(held_out(name) == s for name in flickr30k[50:])
+    }
+    assert parts[there] == flickr30k[:50]
+    others = [name for part in parts.values() for name in part if name not in flickr30k[:50]]
+    assert sorted(others) == [n for n in flickr30k[50:] if held_out(n) != there]
+    everything = datasets.read("flickr30k/all", tmp_path, "train")
+    assert [e.path.name for e in everything] == flickr30k
+    write(tmp_path / ("dev.txt" if there == "train" else "train.txt"), "59\n7.jpg\n")
+    with pytest.raises(UsageError, match=r"7(\.jpg)? is in the list of (train|dev) as well"):
         datasets.read("flickr30k", tmp_path, "test")
 
 
@@ -170,6 +206,15 @@ def test_coco_with_both_files_draws_dev_and_test_from_val(tmp_path: Path) -> Non
     assert len({e.path for part in parts.values() for e in part}) == 30
 
 
+def test_all_of_coco_is_all_of_both_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["mrnn_exporters.datasets.coco"], "TEST", 1)
+    coco_file(tmp_path / "captions_train2014.json", range(11))
+    coco_file(tmp_path / "captions_val2014.json", range(50, 71))
+    touch(tmp_path / "images", [f"{i:012}.jpg" for i in (*range(10), *range(50, 70))])
+    examples = datasets.read("coco/all", tmp_path, "train")
+    assert [int(e.path.stem) for e in examples] == [*range(10), *range(50, 70)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -216,6 +261,7 @@ def test_karpathy_restval_is_train_and_val_is_dev(tmp_path: Path) -> None:
         "test": ["test.jpg"],
     }
     assert datasets.read("karpathy", tmp_path, "dev")[0].captions == ("A dog.",)
+    assert len(datasets.read("karpathy/all", tmp_path, "train")) == 4
 
 
 @pytest.mark.parametrize("sentences", [[], [{"tokens": ["a"]}], ["A dog."]])
@@ -235,6 +281,20 @@ def test_folder_with_and_without_splits(tmp_path: Path) -> None:
     assert len(datasets.read("folder", tmp_path, "dev")) == 3
     with pytest.raises(UsageError, match="no photo in split test"):
         datasets.read("folder", tmp_path, "test")
+
+
+def test_lines_of_one_file_add_up(tmp_path: Path) -> None:
+    said = [("a.jpg", "One"), ("b.jpg", "Two"), ("a.jpg", "Three")]
+    records = [{"file": file, "captions": [text], "split": "dev"} for file, text in said]
+    touch(tmp_path, ["a.jpg", "b.jpg"])
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, records)))
+    captions = {e.path.name: e.captions for e in datasets.read("folder", tmp_path, "dev")}
+    assert captions == {"a.jpg": ("One", "Three"), "b.jpg": ("Two",)}
+    assert len(datasets.read("folder/all", tmp_path, "train")) == 2
+    records[2]["split"] = "test"
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, records)))
+    with pytest.raises(UsageError, match=r"captions\.jsonl:3: split must be .* for a file"):
+        datasets.read("folder", tmp_path, "dev")
 
 
 @pytest.mark.parametrize(
@@ -341,6 +401,21 @@ def test_photos_of_tars_are_read_where_they_lie(tmp_path: Path) -> None:
             assert pixels[0, 0].tolist() == [255, 0, 0]
 
 
+def test_names_in_tars_are_whole(tmp_path: Path) -> None:
+    """Folders are part of them, and so are the dots of the tar."""
+    places = [f"{folder}/{i}" for folder in "xy" for i in range(3)]
+    files = {f"{place}{s}": f"At {place}" for place in places for s in (".jpg", ".txt")}
+    tar_of(tmp_path / "cc3m-0.1.tar", files)
+    everything = datasets.read("webdataset/all", tmp_path, "train")
+    assert [e.captions for e in everything] == [(f"At {place}",) for place in places]
+    for example, place in zip(everything, places, strict=True):
+        assert isinstance(example.path, Member)
+        assert example.path.read().decode() == f"At {place}"
+    write(tmp_path / "dev.txt", "cc3m-0.1/x/2\ncc3m-0.1/y/0.jpg\n")
+    dev = datasets.read("webdataset", tmp_path, "dev")
+    assert [e.captions for e in dev] == [("At x/2",), ("At y/0",)]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -348,6 +423,7 @@ def test_photos_of_tars_are_read_where_they_lie(tmp_path: Path) -> None:
         ({"a.jpg": "", "a.txt": "\n"}, "no captions"),
         ({"a.jpg": "", "a.json": "[]"}, "no captions"),
         ({"a.jpg": "", "a.json": '{"caption": 3}'}, "no captions"),
+        ({"a.jpg": "", "a.json": '{"captions": "a dog"}'}, "must be a list"),
         (None, "no whole tar"),
         ("gz", "no whole tar"),
         ("cut", "no whole tar"),

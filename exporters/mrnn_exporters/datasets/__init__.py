@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.datasets.coco import coco, karpathy
-from mrnn_exporters.datasets.common import SPLITS, Example, Member, as_image, file_of
+from mrnn_exporters.datasets.common import ALL, SPLITS, Example, Member, as_image, file_of
 from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
 from mrnn_exporters.datasets.folder import folder
 from mrnn_exporters.datasets.iapr import iapr_tc12
@@ -34,7 +34,6 @@ READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "webdataset": webdataset,
 }
 MAX_LOST = 0.01
-ALL = "/all"
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
     """Return the examples of one split.
 
     Args:
-        name: one of :data:`READERS`; with ``/all`` behind it, all photos are training photos and
-            the other splits are empty.
+        name: one of :data:`READERS`; with ``/all`` behind it, all photos are training photos,
+            those of no split too, and the other splits are empty.
         root: the folder that holds the corpus's own files.
         split: train, dev or test.
 
@@ -52,8 +51,8 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
         UsageError: an unknown name or split, a file that is missing or damaged (named, with the
             line), an empty split, or more than 1 % of the photos missing.
     """
-    whole = name.endswith(ALL)
-    name = name.removesuffix(ALL)
+    whole = name.endswith(f"/{ALL}")
+    name = name.removesuffix(f"/{ALL}")
     if name not in READERS:
         close = difflib.get_close_matches(name, READERS, n=1)
         raise UsageError(
@@ -65,12 +64,10 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {name}")
-    if whole:
-        parts = SPLITS if split == "train" else ()
-        examples = [e for part in parts for e in READERS[name](root, part)]
-    else:
-        examples = READERS[name](root, split)
-    if not examples and not whole:
+    if whole and split != "train":
+        return []
+    examples = READERS[name](root, ALL if whole else split)
+    if not examples:
         raise UsageError(f"{root}: {name} has no photo in split {split}", hint="use another split")
     missing = [e.path for e in examples if not file_of(e.path).is_file()]
     refuse_many(f"{name}, {split}: photos missing", missing, len(examples))

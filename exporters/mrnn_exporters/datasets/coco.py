@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from mrnn_exporters.datasets.common import Example, damaged, load_json, split_of
+from mrnn_exporters.datasets.common import ALL, Example, damaged, load_json, split_of
 from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def coco(root: Path, split: str) -> list[Example]:
     if len(train) == 1 and len(val) == 1:
         if split == "train":
             return list(_captions(root, train[0]).values())
+        if split == ALL:
+            return [e for path in (train[0], val[0]) for e in _captions(root, path).values()]
         examples = _captions(root, val[0])
         ranked = sorted(examples, key=lambda i: hashlib.sha256(i.encode()).digest())
         dev = min(DEV, len(ranked) * 4 // 5)
@@ -94,7 +96,7 @@ def karpathy(root: Path, split: str) -> list[Example]:
             f"{root}: holds {len(files)} files dataset*.json",
             hint="wanted: one of dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json",
         )
-    wanted = {"train": ("train", "restval"), "dev": ("val",), "test": ("test",)}[split]
+    wanted = {"train": ("train", "restval"), "dev": ("val",), "test": ("test",)}.get(split)
     path = files[0]
     chosen: list[tuple[str, tuple[str, ...], int | None]] = []
     for i, image in enumerate(_records(path, load_json(path), "images")):
@@ -107,7 +109,7 @@ def karpathy(root: Path, split: str) -> list[Example]:
                 raise damaged(path, f"images[{i}]", "expected filename, split and sentences")
         if not captions or not all(captions):
             raise damaged(path, f"images[{i}]", f"{name}: a sentence has no raw text")
-        if part in wanted:
+        if wanted is None or part in wanted:
             inner, number = image.get("filepath"), image.get("cocoid")
             place = f"{inner}/{name}" if isinstance(inner, str) and inner else name
             chosen.append((place, captions, number if isinstance(number, int) else None))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from mrnn_runtime import UsageError
+from mrnn_runtime.build import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mrnn_runtime import ImageSource
 
 SPLITS = ("train", "dev", "test")
+ALL = "all"  # what a reader takes for a split that is all photos, those of no split too
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,25 +153,39 @@ def held_out(key: str) -> str:
 def split_of(root: Path, split: str, keys: Iterable[str]) -> list[str]:
     """Return those of ``keys`` that belong to ``split``, where the corpus itself names no split.
 
-    A list ``train.txt``, ``dev.txt`` (or ``val.txt``), ``test.txt`` in ``root`` decides if it is
-    there, one key a line, with or without a suffix such as .jpg; else :func:`held_out` does.
+    Lists ``train.txt``, ``dev.txt`` (or ``val.txt``) and ``test.txt`` in ``root`` decide where they
+    are there, one key a line, with or without the suffix of an image. A split without a list gets
+    what :func:`held_out` gives it of the keys that no list names.
 
     Raises:
-        UsageError: a list names a photo that the corpus does not have.
+        UsageError: a list names a photo that the corpus does not have, or that another list names.
     """
     known = list(keys)
-    wanted = [f"{split}.txt", *(["val.txt"] if split == "dev" else [])]
-    listed = next((root / name for name in wanted if (root / name).is_file()), None)
-    if listed is None:
-        return [key for key in known if held_out(key) == split]
-    by_stem = {key.rsplit(".", 1)[0]: key for key in known}
-    chosen = []
-    for number, line in lines(listed):
-        key = by_stem.get(line.rsplit(".", 1)[0])
-        if key is None:
-            raise damaged(listed, number, f"{line} has no captions in this data set")
-        chosen.append(key)
-    return chosen
+    if split == ALL:
+        return known
+    names = {_stem(key): key for key in known} | {key: key for key in known}
+    listed: dict[str, str] = {}
+    parts = set()
+    for part, name in (("train", "train"), ("dev", "dev"), ("dev", "val"), ("test", "test")):
+        path = root / f"{name}.txt"
+        if part in parts or not path.is_file():
+            continue
+        parts.add(part)
+        for number, line in lines(path):
+            key = names.get(line) or names.get(_stem(line))
+            if key is None:
+                raise damaged(path, number, f"{line} has no captions in this data set")
+            if listed.setdefault(key, part) != part:
+                raise damaged(path, number, f"{line} is in the list of {listed[key]} as well")
+    if split in parts:
+        return [key for key, part in listed.items() if part == split]
+    return [key for key in known if key not in listed and held_out(key) == split]
+
+
+def _stem(key: str) -> str:
+    """Return a key without the suffix of an image."""
+    stem, dot, suffix = key.rpartition(".")
+    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else key
 
 
 def token_file(path: Path) -> Mapping[str, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.datasets.common import (
+    ALL,
     Example,
     damaged,
     first_of,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def flickr8k(root: Path, split: str) -> list[Example]:
     """Read ``Flickr8k.token.txt`` and the official list of the split, in the list's order.
 
+    About a hundred photos are in no list.
+
     Raises:
         UsageError: a file is missing or damaged, or the list names a photo without captions.
     """
@@ -27,6 +30,8 @@ def flickr8k(root: Path, split: str) -> list[Example]:
         first_of(root, ("Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt"))
     )
     photos = first_of(root, ("images", "Images", "Flicker8k_Dataset"), folder=True)
+    if split == ALL:
+        return [Example(photos / photo, captions[photo]) for photo in captions]
     name = f"Flickr_8k.{split}Images.txt"
     listed = first_of(root, (name, f"Flickr8k_text/{name}"))
     examples = []

@@ -17,9 +17,9 @@ _WORDS = (".txt", ".json")
 def webdataset(root: Path, split: str) -> list[Example]:
     """Read ``*.tar``: KEY.jpg (or another kind of photo) and KEY.txt or KEY.json beside it.
 
-    A .txt holds one caption a line, a .json a ``caption`` or a list of ``captions``. Nothing is
-    unpacked: photos are read where they lie. The splits are those of
-    :func:`~mrnn_exporters.datasets.common.split_of`, by TAR/KEY.
+    KEY is the name in the tar, folders included. A .txt holds one caption a line, a .json a
+    ``caption`` or a list of ``captions``. Nothing is unpacked: photos are read where they lie. The
+    splits are those of :func:`~mrnn_exporters.datasets.common.split_of`, by TAR/KEY.
 
     Raises:
         UsageError: there is no tar, one is damaged or compressed, or a photo has no caption.
@@ -32,10 +32,9 @@ def webdataset(root: Path, split: str) -> list[Example]:
     photos: dict[str, tuple[Member, Member]] = {}
     for tar in tars:
         members = _members(tar)
-        words = {Path(member.name).stem: member for member in members if _suffix(member) in _WORDS}
-        for member in members:
+        words = {key: member for key, member in members if _suffix(member) in _WORDS}
+        for key, member in members:
             if _suffix(member) in IMAGE_SUFFIXES:
-                key = Path(member.name).stem
                 if key not in words:
                     raise damaged(tar, member.name, "no .txt or .json says what is on it")
                 photos[f"{tar.stem}/{key}"] = (member, words[key])
@@ -48,13 +47,14 @@ def _suffix(member: Member) -> str:
     return Path(member.name).suffix.lower()
 
 
-def _members(tar: Path) -> list[Member]:
-    """Return the files of a tar, by name."""
+def _members(tar: Path) -> list[tuple[str, Member]]:
+    """Return key and place of the files of a tar, in the keys' order."""
     try:
         with tarfile.open(tar, "r:") as opened:
             members = [
-                Member(tar, Path(one.name).name, one.offset_data, one.size)
+                (str(path.parent / path.stem), Member(tar, path.name, one.offset_data, one.size))
                 for one in opened
+                for path in (Path(one.name),)
                 if one.isreg() and not one.issparse()
             ]
         size = tar.stat().st_size
@@ -62,9 +62,9 @@ def _members(tar: Path) -> list[Member]:
         raise damaged(tar, "?", f"no whole tar, or a compressed one: {error}") from error
     except OSError as error:
         raise UsageError(f"{tar} cannot be read: {error.strerror}") from error
-    if cut := next((one for one in members if one.offset + one.size > size), None):
+    if cut := next((one for _, one in members if one.offset + one.size > size), None):
         raise damaged(tar, cut.name, "no whole tar: the file ends before it does")
-    return sorted(members, key=lambda member: member.name)
+    return sorted(members, key=lambda entry: (entry[0], entry[1].name))
 
 
 def _captions(words: Member) -> tuple[str, ...]:
@@ -74,6 +74,8 @@ def _captions(words: Member) -> tuple[str, ...]:
         if _suffix(words) == ".json":
             fields = json.loads(text)
             said = fields.get("captions") or [fields["caption"]]
+            if not isinstance(said, list):
+                raise TypeError("captions must be a list of texts")
         captions = tuple(one.strip() for one in said if one.strip())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged(words.archive, words.name, f"no captions: {error}") from error

@@ -71,8 +71,7 @@ def features(
         MrnnError: a feature does not fit float16, or the cache cannot be written.
         PluginError: the backbone cannot be exported to ONNX.
     """
-    if not re.fullmatch(r"plain|mirror|crop\d+", view):
-        raise UsageError(f"unknown view {view!r}", hint="use plain, mirror, crop1, crop2, ...")
+    check_view(view)
     with blaming(f"backbone {name!r}"):
         net = _identity(backbone)
     keys = [_stamp(path) for path in paths]
@@ -93,6 +92,16 @@ def features(
     lost = [path for path, gone in zip(paths, rows.missing, strict=True) if gone]
     refuse_many("photos that cannot be read", lost, len(paths))
     return rows
+
+
+def check_view(view: str) -> None:
+    """Refuse what is no name of a view.
+
+    Raises:
+        UsageError: that.
+    """
+    if not re.fullmatch(r"plain|mirror|crop\d+", view):
+        raise UsageError(f"unknown view {view!r}", hint="use plain, mirror, crop1, crop2, ...")
 
 
 def read_view(path: Path | Member, preprocess: Preprocess, view: str) -> NDArray[np.uint8]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 
+from mrnn_exporters.features import check_view
 from mrnn_runtime import UsageError
 from mrnn_runtime.build import blaming, manager
 
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 _TAIL = "tail.safetensors"
 
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "max_words"), (1, inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "finetune", "finetune_rate"), (0, inf)),
+    **dict.fromkeys(("patience", "reward", "clip"), (0, inf)),
+    **dict.fromkeys(("label_smoothing", "average"), (0, 1)),
+}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -91,14 +99,35 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse an arithmetic that training does not know.
+        """Refuse what no training can do, before a folder is claimed for it.
 
         Raises:
-            UsageError: an unknown ``precision``.
+            UsageError: an unknown ``precision`` or view, a number out of its range, or settings
+                that exclude each other.
         """
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision {self.precision!r}", hint=f"use {', '.join(PRECISIONS)}"
+            )
+        for name, (least, most) in _RANGES.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                limits = f"at least {least}" if most == inf else f"{least} to {most}"
+                raise UsageError(f"{name} must be {limits}, not {value}")
+        if not self.views:
+            raise UsageError("no view of a photo to train on", hint="use plain")
+        for view in self.views:
+            check_view(view)
+        if self.reward and self.samples < 2:
+            raise UsageError(
+                "a reward compares captions: one for a photo is not enough", hint="--samples 5, say"
+            )
+        if self.sentences and self.finetune:
+            raise UsageError(
+                "sentences without photos train no CNN", hint="leave out --finetune or --sentences"
+            )
+        if self.sentences and self.reward:
+            raise UsageError(
+                "sentences without photos have no reward", hint="leave out --reward or --sentences"
             )
 
     @classmethod

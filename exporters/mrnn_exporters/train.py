@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from mrnn_runtime import Backbone
 
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-
 class Batch(NamedTuple):
     """Captions of one step, longest first.
 
@@ -344,10 +341,6 @@ def run(
         PluginError: the backbone or the cell fails.
     """
     check_names(config)
-    if config.finetune and config.sentences:
-        raise UsageError(
-            "sentences without photos train no CNN", hint="leave out --finetune or --sentences"
-        )
     examples = {
         split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
         for split in ("train", "dev")
@@ -364,11 +357,15 @@ def run(
         tokenizer = Tokenizer.from_file(str(start.tokenizer))
     else:
         tokenizer = build_tokenizer(said["train"], config.min_count)
+    # Each process has batches of its own, of its share of the captions.
+    local = devices if isinstance(devices, int) else torch.cuda.device_count() or 1
+    processes = num_nodes * local
     count = len(said["train"])
-    if count < config.batch_size:
+    if -(-count // processes) < config.batch_size:
+        each = f" in each of {processes} processes" if processes > 1 else ""
         raise UsageError(
-            f"{count} training captions do not fill one batch of {config.batch_size}",
-            hint=f"--batch-size {max(1, count // 10)}, say",
+            f"{count} training captions do not fill one batch of {config.batch_size}{each}",
+            hint=f"--batch-size {max(1, count // processes // 10)}, say",
         )
     backbone = build_backbone(config)
     torch.manual_seed(config.seed)
@@ -446,7 +443,8 @@ def _expect(start: Start, config: TrainConfig, backbone: Backbone) -> None:
         if theirs != ours:
             raise UsageError(
                 f"{start.name} cannot be started from: its {what} differ from this run's",
-                hint="leave out --cell, --size, --backbone and --weights: they are its own then",
+                hint="leave out --cell, --size, --backbone, --weights and --finetune: they are its"
+                " own then",
             )
 
 

@@ -300,9 +300,10 @@ def test_the_last_stages_of_the_cnn_learn_too(
     kept = train.run(further, tmp_path / "further", cache=own)
     assert kept.facts["dev_perplexity"] == pytest.approx(run.facts["dev_perplexity"], rel=1e-3)
     for start, stages in ((run.folder, 1), (bundle.folder, 2)):
-        with pytest.raises(UsageError, match="trained"):
+        with pytest.raises(UsageError, match="trained") as said:
             refused = replace(tuning, start=str(start), finetune=stages)
             train.run(refused, tmp_path / "refused", cache=own)
+        assert stages == 2 or "--finetune" in said.value.hint
     with pytest.raises(UsageError, match="train no CNN"):
         train.run(replace(tuning, sentences="s.txt"), tmp_path / "refused", cache=own)
     with pytest.raises(UsageError, match="has no split"):
@@ -449,6 +450,37 @@ def test_less_than_a_batch_is_refused(config: TrainConfig, cache: Path, tmp_path
     with pytest.raises(UsageError, match="24 training captions do not fill one batch of 25"):
         train.run(replace(config, batch_size=25), tmp_path / "run", cache=cache)
     assert not (tmp_path / "run").exists()
+
+
+def test_less_than_a_batch_in_a_process_is_refused(
+    config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    for hardware in ({"devices": 3}, {"devices": 1, "num_nodes": 3}):
+        with pytest.raises(UsageError, match="fill one batch of 9 in each of 3 processes") as said:
+            train.run(replace(config, batch_size=9), tmp_path / "run", cache=cache, **hardware)
+        assert said.value.hint == "--batch-size 1, say"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"patience": -1}, "patience must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, not nan"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be 0 to 1"),
+        ({"reward": 1.0, "samples": 1}, "one for a photo is not enough"),
+        ({"reward": 1.0, "sentences": "s.txt"}, "sentences without photos have no reward"),
+        ({"finetune": 1, "sentences": "s.txt"}, "sentences without photos train no CNN"),
+        ({"views": ("plain", "crop")}, "unknown view 'crop'"),
+        ({"views": ()}, "no view"),
+    ],
+)
+def test_a_configuration_that_no_training_can_follow(change: dict[str, object], message) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(datasets=(), **change)
 
 
 @pytest.mark.parametrize(

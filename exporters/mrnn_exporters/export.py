@@ -193,16 +193,12 @@ def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
 
 def _dev_photos(trained: Run) -> list[ImageSource]:
     """The first photos of the run's dev split."""
-    return [example.image for example in _examples(trained, "dev")[:PHOTOS]]
-
-
-def _examples(trained: Run, split: str) -> list[datasets.Example]:
-    sets = trained.config.datasets
-    return [e for name, root in sets for e in datasets.read(name, Path(root), split)]
+    examples = datasets.read_several(trained.config.datasets, "dev")
+    return [example.image for example in examples[:PHOTOS]]
 
 
 def _background_photos(trained: Run) -> list[datasets.Example]:
     """A sample of the run's training photos, always the same."""
-    examples = _examples(trained, "train")
+    examples = datasets.read_several(trained.config.datasets, "train")
     rows = np.random.default_rng(0).permutation(len(examples))[:BACKGROUND]
     return [examples[row] for row in sorted(rows.tolist())]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import numpy as np
 from mrnn_exporters import datasets, provenance
 from mrnn_exporters.encoding import encode
 from mrnn_exporters.progress import on_all_cores
+from mrnn_exporters.shards import locked, unwritable
 from mrnn_runtime import UsageError, load
 from mrnn_runtime.build import load_scorer, log_mean
 
@@ -113,6 +113,7 @@ def run(
             number out of range, or a model that never sees the image.
         BundleError: the bundle is damaged.
         ProviderError: the provider is not really there.
+        MrnnError: the cache cannot be written.
     """
     began = time.monotonic()
     if background < 1 or (limit is not None and limit < 1):
@@ -199,14 +200,22 @@ def _sample(
 def _score(scorer: Scorer, images: EncodedImages, cache: Path, what: str) -> NDArray[np.float64]:
     """Return ln P(sentence | image), float64 [n, s]; blocks of images are shared among the cores.
 
-    Each block is a file of the cache as soon as it is done. The files go when all are.
+    Each block is a file of the cache as soon as it is done. The files go when all are; another
+    process that scores the same waits for that.
+
+    Raises:
+        MrnnError: the cache cannot be written.
     """
     folder = cache / "retrieval" / _key(scorer, images)
-    folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, len(images), _BLOCK))
     job = partial(_score_block, scorer, images, folder)
-    scores = np.concatenate(list(on_all_cores(job, starts, what)))
-    shutil.rmtree(folder)
+    with locked(folder):
+        try:
+            scores = np.concatenate(list(on_all_cores(job, starts, what)))
+            for file in folder.glob("*.*"):
+                file.unlink()
+        except OSError as error:
+            raise unwritable(folder, error) from error
     return scores
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,27 @@ class Rows:
         return self.places < 0
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes out that would write there; wait for one that does.
+
+    Raises:
+        MrnnError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            _log.warning("another run writes to %s; waiting for it", folder)
+            held = lock.acquire()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with held:
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """A folder of shards.
@@ -91,25 +112,9 @@ class Store:
                 rows[row] = -1
         return Rows([shard["value"] for shard in shards], rows)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep out other processes that would add entries; wait for one that does.
-
-        Raises:
-            MrnnError: the folder cannot be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
-            try:
-                held = lock.acquire(timeout=0)
-            except Timeout:
-                _log.warning("another run adds to %s; waiting for it", self.folder)
-                held = lock.acquire()
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
-        with held:
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """As :func:`locked`, for those that would add entries."""
+        return locked(self.folder)
 
     def add(self, keys: Sequence[str], values: NDArray[np.float16]) -> None:
         """Append entries, float16 [n, d]; they stay after a kill. Call it within ``locked``.
@@ -134,7 +139,7 @@ class Store:
                 records = records[len(part) :]
                 number += 1
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]" * 5 + ".shard"))
@@ -177,7 +182,8 @@ def _look_up(
     return np.where(known[last] == wanted, places[last], -1)
 
 
-def _unwritable(folder: Path, error: OSError) -> MrnnError:
+def unwritable(folder: Path, error: OSError) -> MrnnError:
+    """Return the error for a folder of the cache."""
     return MrnnError(
         f"{folder} cannot be written: {error.strerror or error}",
         hint="make room there, or name another folder (--cache)",

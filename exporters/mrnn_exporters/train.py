@@ -341,10 +341,7 @@ def run(
         PluginError: the backbone or the cell fails.
     """
     check_names(config)
-    examples = {
-        split: [e for name, root in config.datasets for e in datasets.read(name, root, split)]
-        for split in ("train", "dev")
-    }
+    examples = {split: datasets.read_several(config.datasets, split) for split in ("train", "dev")}
     if not examples["dev"]:
         raise UsageError(
             "no photo is held out to choose by", hint="give a --dataset without /all as well"

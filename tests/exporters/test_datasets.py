@@ -68,7 +68,11 @@ def test_all_of_flickr8k_are_those_in_no_list_too(flickr8k: Path) -> None:
     touch(flickr8k / "images", ["9_extra.jpg.1"])
     names = [e.path.name for e in datasets.read("flickr8k/all", flickr8k, "train")]
     assert names == ["9_extra.jpg.1", *(f"{i}_ab.jpg" for i in range(4))]
-    assert datasets.read("flickr8k/all", flickr8k, "dev") == []
+    with pytest.raises(UsageError, match="flickr8k/all has no photo in split dev"):
+        datasets.read("flickr8k/all", flickr8k, "dev")
+    both = [("flickr8k/all", str(flickr8k)), ("flickr8k", str(flickr8k))]
+    assert len(datasets.read_several(both, "train")) == 7
+    assert len(datasets.read_several(both, "dev")) == 1
 
 
 def test_flickr8k_names_file_and_line_of_a_damaged_line(flickr8k: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from mrnn_exporters import plugin, retrieval
 from mrnn_exporters.retrieval import image_ranks, measures, run, sentence_ranks
 from mrnn_exporters.scoring import log_probs
 from mrnn_runtime import load
-from mrnn_runtime.errors import UsageError
+from mrnn_runtime.errors import MrnnError, UsageError
 from mrnn_runtime.images import read_image
 from mrnn_runtime.retrieval.scorer import Scorer
 
@@ -96,7 +97,7 @@ def test_the_report_is_that_of_scores_pair_by_pair(
     assert result.sentence_retrieval == measures(sentence_ranks(table[:4] - prior, of))
     assert result.image_retrieval == measures(image_ranks(table[:4], of))
     assert (result.images, result.sentences, result.background, result.seed) == (4, 6, 4, 0)
-    assert not list((tmp_path / "retrieval").iterdir()), "unfinished work is gone"
+    assert not list(tmp_path.glob("retrieval/*/*.*")), "unfinished work is gone"
 
 
 def test_a_run_that_was_stopped_goes_on(
@@ -121,17 +122,49 @@ def test_a_run_that_was_stopped_goes_on(
         calls.clear()
         monkeypatch.setattr(Scorer, "log_probs", log_probs)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("mrnn_exporters.progress.cores", lambda: 1)
     stop_at(7)  # two for the background and its key, then the key, then images
     with pytest.raises(KeyboardInterrupt):
         report()
-    (folder,) = (tmp_path / "retrieval").iterdir()
-    assert 0 < len(list(folder.glob("*.npy"))) < 4
+    kept = list(tmp_path.glob("retrieval/*/*.npy"))
+    assert 0 < len(kept) < 4
+    assert len({file.parent for file in kept}) == 1
     stop_at(None)
     again = report()
     assert len(calls) < 8, "what was done is not done again"
     assert again.sentence_retrieval == whole.sentence_retrieval
     assert again.image_retrieval == whole.image_retrieval
+
+
+def test_two_runs_of_one_model_wait_for_each_other(
+    tiny_bundle: Path, corpus: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(retrieval, "_BLOCK", 1)
+    monkeypatch.setattr("mrnn_exporters.progress.cores", lambda: 1)
+
+    def report(cache: str):
+        given = {"dataset": "folder", "root": corpus, "background": 6, "provider": "cpu"}
+        return run(tiny_bundle, cache=tmp_path / cache, **given)
+
+    alone = report("alone")
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as pool:
+            for one in [pool.submit(report, "two") for _ in "ab"]:
+                assert one.result().image_retrieval == alone.image_retrieval
+
+
+def test_a_cache_that_cannot_be_written(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(MrnnError, match="cannot be written"):
+        run(tiny_bundle, dataset="folder", root=corpus, cache=tmp_path / "file", provider="cpu")
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_split_without_photos_is_named(
+    tiny_bundle: Path, corpus: Path, tmp_path: Path, split: str
+) -> None:
+    with pytest.raises(UsageError, match=f"folder/all has no photo in split {split}"):
+        run(tiny_bundle, dataset="folder/all", root=corpus, cache=tmp_path, split=split)
 
 
 def evaluate(*args: object):

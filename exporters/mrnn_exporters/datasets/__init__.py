@@ -20,9 +20,19 @@ from mrnn_exporters.datasets.tars import webdataset
 from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["READERS", "SPLITS", "Example", "Member", "as_image", "file_of", "read", "refuse_many"]
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "Example",
+    "Member",
+    "as_image",
+    "file_of",
+    "read",
+    "read_several",
+    "refuse_many",
+]
 
 READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "flickr8k": flickr8k,
@@ -34,6 +44,7 @@ READERS: Mapping[str, Callable[[Path, str], list[Example]]] = {
     "webdataset": webdataset,
 }
 MAX_LOST = 0.01
+_WHOLE = f"/{ALL}"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +54,7 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
 
     Args:
         name: one of :data:`READERS`; with ``/all`` behind it, all photos are training photos,
-            those of no split too, and the other splits are empty.
+            those of no split too, and there are no others.
         root: the folder that holds the corpus's own files.
         split: train, dev or test.
 
@@ -51,28 +62,44 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
         UsageError: an unknown name or split, a file that is missing or damaged (named, with the
             line), an empty split, or more than 1 % of the photos missing.
     """
-    whole = name.endswith(f"/{ALL}")
-    name = name.removesuffix(f"/{ALL}")
-    if name not in READERS:
-        close = difflib.get_close_matches(name, READERS, n=1)
+    corpus = name.removesuffix(_WHOLE)
+    if corpus not in READERS:
+        close = difflib.get_close_matches(corpus, READERS, n=1)
         raise UsageError(
-            f"unknown data set {name!r}",
+            f"unknown data set {corpus!r}",
             hint=f"did you mean {close[0]}?" if close else f"use one of {', '.join(READERS)}",
         )
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
     root = Path(root)
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {name}")
-    if whole and split != "train":
-        return []
-    examples = READERS[name](root, ALL if whole else split)
+        raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {corpus}")
+    if not name.endswith(_WHOLE):
+        examples = READERS[corpus](root, split)
+    else:
+        examples = READERS[corpus](root, ALL) if split == "train" else []
     if not examples:
         raise UsageError(f"{root}: {name} has no photo in split {split}", hint="use another split")
     missing = [e.path for e in examples if not file_of(e.path).is_file()]
     refuse_many(f"{name}, {split}: photos missing", missing, len(examples))
     gone = set(missing)
     return [e for e in examples if e.path not in gone]
+
+
+def read_several(sets: Iterable[tuple[str, str]], split: str) -> list[Example]:
+    """Return the examples of one split of several data sets, each a name and a folder.
+
+    Those with ``/all`` behind the name are left out of dev and test.
+
+    Raises:
+        UsageError: as ``read``.
+    """
+    return [
+        example
+        for name, root in sets
+        if split == "train" or not name.endswith(_WHOLE)
+        for example in read(name, root, split)
+    ]
 
 
 def refuse_many(what: str, lost: Sequence[Path | Member], total: int) -> None:

@@ -163,6 +163,24 @@ def test_the_key_does_not_know_the_folder(backbone: Small, make_photos, tmp_path
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
 
 
+@pytest.mark.parametrize("place", ["top", "middle", "bottom"])
+def test_photos_of_one_name_size_and_time_are_told_apart(
+    backbone: Small, tmp_path: Path, place: str
+) -> None:
+    """As BMPs in two folders are that came out of one archive."""
+    paths = [tmp_path / folder / "1.bmp" for folder in "ab"]
+    rows = {"top": slice(2), "middle": slice(99, 101), "bottom": slice(198, 200)}[place]
+    for path, shade in zip(paths, (90, 200), strict=True):
+        pixels = np.zeros((200, 240, 3), np.uint8)
+        pixels[rows] = shade
+        path.parent.mkdir()
+        Image.fromarray(pixels).save(path)
+        os.utime(path, ns=(1, 1))
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    one, other = computed(backbone, paths, "plain", tmp_path / "cache")
+    assert not np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_crops_are_fixed_windows_of_the_photo(make_photos, tmp_path: Path, resize: str) -> None:
     (path,) = make_photos(tmp_path, 1)
@@ -216,16 +234,16 @@ def test_an_unknown_view_is_a_usage_error(backbone: Small, tmp_path: Path, view:
 
 
 def test_photos_inside_of_tars_have_features(backbone: Small, make_photos, tmp_path: Path) -> None:
-    """Tars may hold the same names: 000.png in each of them, say."""
+    """Tars may hold the same names: 000.png in each of them, say, and in several folders of one."""
     paths = make_photos(tmp_path / "photos", 4)
     for name, pair in (("a", paths[:2]), ("b", paths[2:])):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
             for i, path in enumerate(pair):
-                tar.add(path, f"{i}.png")
+                tar.add(path, f"{i}/0.png")
                 (tmp_path / "words").write_text("A photo .")
-                tar.add(tmp_path / "words", f"{i}.txt")
+                tar.add(tmp_path / "words", f"{i}/0.txt")
     examples = datasets.read("webdataset/all", tmp_path, "train")
-    inside = sorted((e.path for e in examples), key=lambda photo: (photo.archive, photo.name))
+    inside = [example.path for example in examples]
     cache = tmp_path / "cache"
     for view in ("plain", "mirror"):
         alone = computed(backbone, paths, view, tmp_path / "alone")

@@ -81,7 +81,7 @@ class Report:
 
     Attributes:
         command: what was typed, without the paths of this machine.
-        model: name, version and a SHA-256 of what computes: graphs, weights and vocabulary.
+        model: name, version and a SHA-256 of encoder, cell and vocabulary.
         dataset: name of the data set.
         split: train, dev or test.
         images: photos that were captioned.

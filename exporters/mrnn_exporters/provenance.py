@@ -26,12 +26,16 @@ _PACKAGES = (
 
 
 def model(bundle: Bundle) -> dict[str, str]:
-    """Return name, version and a SHA-256 of what computes: graphs, weights and vocabulary."""
+    """Return name, version and ``digest``."""
     return {"name": bundle.name, "version": bundle.version, "sha256": digest(bundle)}
 
 
 def digest(bundle: Bundle) -> str:
-    """Return what changes with the net, and not with its card or its defaults."""
+    """Return a SHA-256 of encoder and cell, their weights, and the vocabulary.
+
+    Not of ``readout.onnx`` and ``background.npz``, which are made of these and training photos, nor
+    of references, card and defaults.
+    """
     files = sorted((n, f.sha256) for n, f in bundle.files.items() if n.startswith(_NET))
     return hashlib.sha256("".join(f"{n} {sum_}\n" for n, sum_ in files).encode()).hexdigest()
 

@@ -44,7 +44,7 @@ class RetrievalReport:
 
     Attributes:
         command: what was typed, without the paths of this machine.
-        model: name, version and a SHA-256 of what computes.
+        model: name, version and a SHA-256 of encoder, cell and vocabulary.
         dataset: name of the data set.
         split: train, dev or test.
         images: photos that were ranked.

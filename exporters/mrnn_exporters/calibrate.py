@@ -99,6 +99,7 @@ def run(
     """
     if unknown := set(names) - set(SIGNALS):
         raise UsageError(f"unknown signals {unknown}", hint=f"use some of {', '.join(SIGNALS)}")
+    names = tuple(dict.fromkeys(names))  # one that is there twice would share its weight
     captioner = load(model, provider=provider, threads=1)
     calibration = captioner.bundle.calibration
     if check and calibration is None:

@@ -64,9 +64,14 @@ def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
     app = typer.Typer(pretty_exceptions_enable=False)
     plugin.mrnn_commands(app)
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    given = ["calibrate", str(bundle), "--dataset", f"folder:{corpus}", "--good", "0.2"]
+    given = ["calibrate", str(bundle), "--dataset", f"folder:{corpus}"]
     refused = CliRunner().invoke(app, [*given, "--check"])
-    assert isinstance(refused.exception, UsageError)
+    assert "has no confidence" in str(refused.exception)
+    given += ["--good", "0.2"]
+    manifest = (bundle / "bundle.json").read_bytes()
+    refused = CliRunner().invoke(app, [*given, "--json", str(tmp_path / "none" / "report.json")])
+    assert "none: no such folder" in str(refused.exception)
+    assert (bundle / "bundle.json").read_bytes() == manifest
     done = CliRunner().invoke(app, [*given, "--json", str(tmp_path / "report.json")])
     assert done.exit_code == 0, done.output
     assert "captions, CIDEr-D" in done.output
@@ -74,3 +79,18 @@ def test_the_command(tiny_bundle: Path, corpus: Path, tmp_path: Path) -> None:
     assert report["spearman"].keys() == {"confidence", "per_word", "length", "image"}
     refused = CliRunner().invoke(app, [*given, "--signal", "luck"])
     assert "unknown signals" in str(refused.exception)
+    for option in (["--good", "0.2"], ["--threshold", "0.9"], ["--signal", "length"]):
+        refused = CliRunner().invoke(app, [*given[:4], "--check", *option])
+        assert isinstance(refused.exception, UsageError), refused.output
+        assert "as it was fitted" in str(refused.exception)
+
+
+def test_a_signal_that_is_named_twice_counts_once(
+    tiny_bundle: Path, corpus: Path, tmp_path: Path
+) -> None:
+    fitted = []
+    for names in (("length", "per_word"), ("length", "per_word", "length")):
+        bundle = shutil.copytree(tiny_bundle, tmp_path / str(len(names)))
+        calibrate.run(bundle, [("folder", str(corpus))], good=0.2, names=names)
+        fitted.append(load_bundle(bundle).calibration)
+    assert fitted[0] == fitted[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,11 +30,13 @@ def calibrate(
         str, typer.Option(metavar="dev|test", help="Photos that it was not trained on.")
     ] = "dev",
     good: Annotated[
-        float, typer.Option(metavar="C", help="A caption is good from this CIDEr-D on.")
-    ] = 0.5,
+        float | None,
+        typer.Option(metavar="C", help="A caption is good from this CIDEr-D on. Else 0.5."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(metavar="P", help="Below it a caption is better not shown.")
-    ] = 0.5,
+        float | None,
+        typer.Option(metavar="P", help="Below it a caption is better not shown. Else 0.5."),
+    ] = None,
     signal: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,19 +55,26 @@ def calibrate(
 ) -> None:
     """Fit how a caption's confidence follows from its search, and write it into the bundle."""
     from mrnn_exporters import calibrate as calibration
-    from mrnn_runtime.build import SIGNALS
+    from mrnn_runtime import UsageError
 
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"{json_file.parent}: no such folder", hint="choose another --json")
+    fit: dict[str, Any] = {"good": good, "threshold": threshold, "names": signal or None}
+    fit = {name: value for name, value in fit.items() if value is not None}
+    if check and fit:
+        raise UsageError(
+            "--check measures the confidence as it was fitted",
+            hint="leave out --good, --threshold and --signal, or --check",
+        )
     report = calibration.run(
         bundle,
         data_sets(dataset, ()),
         split=split,
-        good=good,
-        threshold=threshold,
-        names=tuple(signal or SIGNALS),
         check=check,
         provider=provider,
+        **fit,
     )
-    if json_file:
+    if json_file is not None:
         json_file.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     typer.echo(f"rank correlation with CIDEr-D: {report.spearman}")
     typer.echo(f"calibration error: {report.calibration_error:.3f}")

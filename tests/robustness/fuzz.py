@@ -208,7 +208,11 @@ def run(kind, numbers, args, seeds):
         command = [sys.executable, __file__, "--child", kind, str(first), str(last)]
         command += ["--seed", str(args.seed), "--memory", str(args.memory)]
         command += ["--seconds", str(args.seconds), "--seeds", str(seeds)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        # Graphs may take half of it; a promise that is too large for a fuzzer cannot be seen kept.
+        environment = {**os.environ, "MRNN_MEMORY_MB": str(args.memory // 2)}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
             current = first
             for line in _lines(process, 20 * args.seconds):
                 record = json.loads(line)

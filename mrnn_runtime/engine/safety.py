@@ -167,6 +167,21 @@ def _check_nodes(graph: Message, loop: Message | None) -> None:
         for one in node.get("attribute", ()):  # ONNX Runtime does not check that it is not negative
             if one.get("name") == b"batch_dims" and one.get("i", 0) > MOST_BATCH_DIMS:
                 raise RefusedError("a negative or large batch_dims")
+        if op == b"InstanceNormalization" and not _is_float32(node.get("input", ())[1:2], graph):
+            raise RefusedError("an InstanceNormalization that is not seen to be of float32")
+
+
+def _is_float32(names: Sequence[bytes], graph: Message) -> bool:
+    """Say whether a name is a weight of float32, or what a Cast makes such.
+
+    In float16 ONNX Runtime's InstanceNormalization ends the process where a side has no pixel; all
+    its inputs are of one type.
+    """
+    kinds = [w.get("data_type") for w in graph.get("initializer", ()) if [w.get("name")] == names]
+    for node in _nodes(graph):
+        if node.get("output", ()) == names and node.get("op_type") == b"Cast":
+            kinds += [one.get("i") for one in node.get("attribute", ()) if one.get("name") == b"to"]
+    return bool(kinds) and set(kinds) == {1}
 
 
 def _tensors(graph: Message) -> Iterator[Message]:

@@ -129,7 +129,7 @@ def serve(
     """Serve captions over HTTP.
 
     For the page at /, photo applications, and clients of Ollama and OpenAI; /openapi.json says
-    what can be asked. Photos stay in memory: nothing is written to disk, no link is followed.
+    what can be asked. Photos stay in memory and are never written to disk; no link is followed.
     """
     loopback = _is_loopback(host)
     if not loopback and not api_key and not no_auth:

@@ -14,7 +14,7 @@ import posixpath
 import tarfile
 import zlib
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby, islice
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -121,48 +121,52 @@ class Source:
             return
         (file,) = part.files
         inside = self._tar if _suffix(file.path) in _TARS else self._table
+        several: list[ImageSource] = []
         try:
-            yield from inside(file, part.group)
+            for photo in inside(file, part.group):
+                several.append(photo)
+                if len(several) == _TOGETHER:
+                    yield several
+                    several = []
         except (OSError, tarfile.TarError, ValueError, KeyError, EOFError, zlib.error) as error:
+            if several:
+                yield several
             raise ImageError(
                 f"{file.name} cannot be read: {type(error).__name__}: {error}",
                 hint="its photos up to there have captions; copy it again",
             ) from error
+        if several:
+            yield several
 
     def _one(self, file: File) -> ImageSource:
         if self.is_local:
             return photos.local(file.name, file.path)
         return photos.remote(file.name, self.filesystem, file.path)
 
-    def _tar(self, file: File, _: int | None) -> Iterator[list[ImageSource]]:
+    def _tar(self, file: File, _: int | None) -> Iterator[ImageSource]:
         with (
             self.filesystem.open_input_stream(
                 file.path, compression=None, buffer_size=_AHEAD
             ) as stream,
             tarfile.open(fileobj=stream, mode="r|*") as tar,
         ):
-            members = (one for one in tar if one.isfile() and _suffix(one.name) in IMAGE_SUFFIXES)
-            read = (
-                photos.in_memory(f"{file.name}/{one.name}", opened.read())
-                for one in members
-                if (opened := tar.extractfile(one)) is not None
-            )
-            while several := list(islice(read, _TOGETHER)):
-                yield several
+            for one in tar:
+                if one.isfile() and _suffix(one.name) in IMAGE_SUFFIXES:
+                    opened = tar.extractfile(one)
+                    assert opened is not None
+                    yield photos.in_memory(f"{file.name}/{one.name}", opened.read())
 
-    def _table(self, file: File, group: int | None) -> Iterator[list[ImageSource]]:
+    def _table(self, file: File, group: int | None) -> Iterator[ImageSource]:
         assert group is not None
         with pq.ParquetFile(file.path, filesystem=self.filesystem) as table:
             columns = [one for one in (self.column, self.name) if one in table.schema_arrow.names]
             row = sum(table.metadata.row_group(i).num_rows for i in range(group))
             for batch in table.iter_batches(_TOGETHER, row_groups=[group], columns=columns):
-                several = []
                 for one in batch.to_pylist():
                     value = one[self.column]
                     name = one.get(self.name) if self.name != self.column else None
-                    several.append(self._row(value, name or f"{file.name}#{row}"))
+                    yield self._row(value, name or f"{file.name}#{row}")
                     row += 1
-                yield several
 
     def _row(self, value: Any, name: str) -> ImageSource:  # noqa: ANN401 - a cell of any column
         if not isinstance(value, str):

@@ -56,7 +56,8 @@ class Worker:
     def _rows(self, part: Part) -> pa.Table:
         rows = []
         try:
-            rows += [self._captions(photos) for photos in self._source.photos(part)]
+            for photos in self._source.photos(part):
+                rows.append(self._captions(photos))  # noqa: PERF401 - what it raises comes last
         except ImageError as error:
             lost = {"path": part.files[0].name, "error": str(error)}
             rows.append(pa.Table.from_pylist([lost], SCHEMA))

@@ -194,15 +194,39 @@ def test_photos_inside_of_files_get_the_same_captions(tiny_bundle, photos, tmp_p
             assert report[name] == {"path": name, **record}
 
 
-def test_a_tar_that_is_cut_keeps_what_it_held(tiny_bundle, photos, tmp_path):
-    tar = tar_of(photos, tmp_path / "in.tar", ["00.png", "03.png", "more/01.png"])
+@pytest.mark.parametrize("count", [2, 66])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_tar_that_is_cut_keeps_what_it_held(tiny_bundle, photos, tmp_path, count, vectors):
+    tar = tar_of(photos, tmp_path / "in.tar", ["00.png", "more/01.png"] * (count // 2) + ["03.png"])
     with tarfile.open(tar) as opened:
         last = opened.getmembers()[-1]
     tar.write_bytes(tar.read_bytes()[: last.offset_data + 100])
-    caption(tiny_bundle, [tar], tmp_path / "out")
-    records = list(map(json.loads, lines_of(tmp_path / "out")))
-    (error,) = [record for record in records if "error" in record]
+    form = Format.PARQUET if vectors else Format.JSONL
+    caption(tiny_bundle, [tar], tmp_path / "out", form=form, vectors=vectors)
+    (file,) = (tmp_path / "out").glob(f"*.{form}")
+    records = (
+        pq.read_table(file).to_pylist() if vectors else list(map(json.loads, lines_of(file.parent)))
+    )
+    assert sum(record.get("caption") is not None for record in records) == count
+    (error,) = [record for record in records if record.get("error") is not None]
     assert error["path"] == str(tar)
+    assert "copy it again" in error["error"]
+
+
+def test_a_table_that_breaks_keeps_what_it_held(tiny_bundle, photos, tmp_path):
+    content = (photos / "00.png").read_bytes()
+    file = tmp_path / "in.parquet"
+    pages = {"compression": "none", "use_dictionary": False, "data_page_size": 1}
+    table = pa.table({"bytes": [content + bytes([i]) for i in range(200)]})
+    pq.write_table(table, file, write_batch_size=1, **pages)
+    whole = file.read_bytes()
+    start = whole.index(content + bytes([150]))
+    file.write_bytes(whole[: start - 40] + b"\xff" * 40 + whole[start:])  # the header of its page
+    caption(tiny_bundle, [file], tmp_path / "out")
+    records = list(map(json.loads, lines_of(tmp_path / "out")))
+    assert sum("caption" in record for record in records) >= 128
+    (error,) = [record for record in records if "error" in record]
+    assert error["path"] == str(file)
 
 
 def test_folders_are_no_photos(tiny_bundle, tmp_path):

@@ -193,18 +193,23 @@ def open_source(inputs: Sequence[str], *, column: str, name: str) -> tuple[Sourc
     filesystem = LocalFileSystem() if is_local else open_place(wanted[0])[0]
     files: list[File] = []
     for place in wanted:
-        path = os.path.abspath(place) if is_local else open_place(place)[1]
-        listed = sorted(_find(filesystem, path), key=lambda info: info.path)
+        # As the user wrote it, and as `mrnn caption` does; a URI may hold a password.
+        given = place.rstrip("/") or place if is_local else open_place(place)[1]
+        start, pattern = _split(filesystem, given, is_local=is_local)
+        path = os.path.abspath(start) if is_local else start
+        listed = sorted(_find(filesystem, path, pattern))
         if not listed:
             raise UsageError(
                 f"{place} holds no photos", hint="photos, tars and Parquet files are looked for"
             )
-        # As the user wrote it, and as `mrnn caption` does; a URI may hold a password.
-        start = _fixed(place.rstrip("/") if is_local else f"{place.partition('://')[0]}://{path}")
-        below = len(_fixed(path))
+        scheme = "" if is_local else f"{place.partition('://')[0]}://"
         files += [
-            File(start + info.path[below:], info.path, f"{info.size}/{info.mtime_ns}")
-            for info in listed
+            File(
+                scheme + (posixpath.join(start, inside) if inside else start),
+                info.path,
+                f"{info.size}/{info.mtime_ns}",
+            )
+            for inside, info in listed
         ]
     return Source(filesystem=filesystem, is_local=is_local, column=column, name=name), files
 
@@ -282,36 +287,30 @@ def _listed(place: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _find(filesystem: FileSystem, path: str) -> list[FileInfo]:
-    if _fixed(path) != path:
-        below = FileSelector(_fixed(path), recursive=True, allow_not_found=True)
-        return [
-            info
-            for info in filesystem.get_file_info(below)
-            if fnmatch.fnmatchcase(info.path, path) and _kind(info.path) and _is_file(info)
-        ]
+def _split(filesystem: FileSystem, place: str, *, is_local: bool) -> tuple[str, str]:
+    """Return the folder and the pattern of a glob, or a path that exists and nothing."""
+    path = os.path.abspath(place) if is_local else place
+    signs = [place.index(sign) for sign in "*?[" if sign in place]
+    if not signs or filesystem.get_file_info(path).type != FileType.NotFound:
+        return place, ""
+    folder = posixpath.dirname(place[: min(signs)])
+    return folder, place[len(folder) :].lstrip("/")
+
+
+def _find(filesystem: FileSystem, path: str, pattern: str) -> Iterator[tuple[str, FileInfo]]:
+    """Yield files, and where below a folder they are; of a path that is a file "" and that."""
     info = filesystem.get_file_info(path)
-    if info.type == FileType.File:
-        return [info]
-    if info.type == FileType.NotFound:
+    if info.type == FileType.File and not pattern:
+        yield "", info
+        return
+    if info.type == FileType.NotFound and not pattern:
         raise UsageError(f"{path} does not exist", hint="a folder, a file, a glob or a URI")
-    below = FileSelector(path, recursive=True)
-    hidden = len(path)
-    return [
-        info
-        for info in filesystem.get_file_info(below)
-        if _is_file(info) and _kind(info.path) and "/." not in info.path[hidden:]
-    ]
-
-
-def _is_file(info: FileInfo) -> bool:
-    return bool(info.type == FileType.File)
-
-
-def _fixed(place: str) -> str:
-    """Return what stands before the first sign of a glob, as far as the last slash."""
-    ends = [place.index(sign) for sign in "*?[" if sign in place]
-    return posixpath.dirname(place[: min(ends)]) if ends else place
+    below = FileSelector(path, recursive=True, allow_not_found=bool(pattern))
+    for info in filesystem.get_file_info(below):
+        inside = info.path[len(path) :].lstrip("/")
+        matches = fnmatch.fnmatchcase(inside, pattern) if pattern else "/." not in f"/{inside}"
+        if matches and info.type == FileType.File and _kind(info.path):
+            yield inside, info
 
 
 def _kind(path: str) -> str:

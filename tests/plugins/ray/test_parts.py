@@ -110,6 +110,30 @@ def test_names_are_as_the_user_wrote_them(photos, tmp_path, how, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ("album [2019]", ["album [2019]/IMG [1].jpg", "album [2019]/b.jpg"]),
+        ("album [2019]/", ["album [2019]/IMG [1].jpg", "album [2019]/b.jpg"]),
+        ("album [2019]/IMG [1].jpg", ["album [2019]/IMG [1].jpg"]),
+        ("album [[]2019]/*.jpg", ["album [2019]/IMG [1].jpg", "album [2019]/b.jpg"]),
+        ("y?.jpg", ["y*.jpg", "y1.jpg"]),
+        ("y*.jpg", ["y*.jpg"]),
+        ("./y[0-9].jpg", ["./y1.jpg"]),
+        ("y1.jpg", ["y1.jpg"]),
+    ],
+)
+def test_a_path_that_exists_is_no_glob(tmp_path, monkeypatch, place, names):
+    here = tmp_path / "here [1]"
+    (here / "album [2019]").mkdir(parents=True)
+    for name in ("album [2019]/IMG [1].jpg", "album [2019]/b.jpg", "y1.jpg", "y*.jpg"):
+        (here / name).touch()
+    monkeypatch.chdir(here)
+    _, files = open_source([place], column="bytes", name="path")
+    assert [file.name for file in files] == names
+    assert [file.path for file in files] == [str(here / name) for name in names]
+
+
+@pytest.mark.parametrize(
     ("inputs", "words"),
     [
         (["missing"], "does not exist"),
@@ -257,6 +281,17 @@ def test_a_bucket_is_read_and_written(tiny_bundle, photos, bucket):
     for line in map(json.loads, alone(tiny_bundle, [photos])):
         assert texts[line["path"].removeprefix(f"{photos}/")] == line.get("caption")
     assert remaining(parts, output, output.begin({"model": "tiny"}, resume=True)) == []
+
+
+def test_a_name_of_a_bucket_may_hold_the_signs_of_a_glob(bucket):
+    from mrnn_ray.parts import open_place
+
+    filesystem, root = open_place(bucket("globs"))
+    for name in ("IMG [1].jpg", "b/2.jpg"):
+        filesystem.open_output_stream(f"{root}/{name}").close()
+    for place, name in (("IMG%20%5B1%5D.jpg", "IMG [1].jpg"), ("b/*.jpg", "b/2.jpg")):
+        _, (file,) = open_source([bucket(f"globs/{place}")], column="bytes", name="path")
+        assert file.name == f"s3://bucket/globs/{name}"
 
 
 def test_a_bucket_is_asked_as_seldom_as_the_page_says(photos, bucket, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,11 @@ import typer
 from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
+    from mrnn_ray.outputs import Output
+    from mrnn_ray.parts import Source
+    from mrnn_ray.recipe import Recipe
     from mrnn_ray.worker import Done
+    from mrnn_runtime import Bundle
 
 CAPTION_EXAMPLES = """\b
 mrnn ray caption photos/ -o captions/
@@ -125,17 +130,11 @@ def caption(
     source, files = parts.open_source(inputs, column=column, name=name_column)
     cut = list(parts.cut(files, source, part))
     results = Output(*parts.open_place(output), Format(form))
-    settings: dict[str, object] = {
-        "model": f"{bundle.name} {bundle.version}",
-        "decoder": decoder,
-        "reranker": reranker,
-        "options": dict(recipe.changes),
-        "embeddings": embeddings,
-    }
     resources = job.Resources(
         concurrency=_bounds(concurrency), num_cpus=num_cpus, num_gpus=num_gpus
     )
-    left = worker.remaining(cut, results, results.begin(settings, resume=resume))
+    begun = results.begin(settings(recipe, bundle, source, results), resume=resume)
+    left = worker.remaining(cut, results, begun)
     if resume:
         _note(f"{len(cut) - len(left)} of {len(cut)} parts are done")
     photos = failed = 0
@@ -150,6 +149,23 @@ def caption(
     _note(f"{photos - failed} captioned, {failed} failed; {photos / seconds:.1f} images/s")
     if failed:
         raise typer.Exit(1)
+
+
+def settings(recipe: Recipe, bundle: Bundle, source: Source, output: Output) -> dict[str, object]:
+    """Return what the rows of a run depend on: two runs that differ in it do not mix."""
+    return {
+        "model": f"{bundle.name} {bundle.version}",
+        # It holds the checksums of all files.
+        "bundle": hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest(),
+        "encoder": bundle.files[bundle.encoder.file].sha256,
+        "decoder": recipe.decoder,
+        "reranker": recipe.reranker,
+        "options": dict(recipe.changes),
+        "embeddings": recipe.vectors,
+        "format": output.form,
+        "column": source.column,
+        "name_column": source.name,
+    }
 
 
 def index(

@@ -12,12 +12,15 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from mrnn_ray.outputs import SETTINGS
 from mrnn_ray.parts import open_place
 from mrnn_runtime import UsageError, load
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from mrnn_runtime import Bundle
 
 
 def write_gallery(captions: str, output: str, *, model: str | None = None) -> int:
@@ -32,7 +35,8 @@ def write_gallery(captions: str, output: str, *, model: str | None = None) -> in
         model: what wrote them.
 
     Raises:
-        UsageError: there is nothing to read, no vectors, or the folder holds something.
+        UsageError: there is nothing to read, no vectors or another model's, or the folder holds
+            something.
     """
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()):
@@ -50,6 +54,7 @@ def write_gallery(captions: str, output: str, *, model: str | None = None) -> in
             f"{captions} has no column {missing[0]!r}",
             hint="mrnn ray caption --embeddings writes it",
         )
+    _check_model(captions, rows, bundle)
     good = pc.field("error").is_null()
     count = rows.count_rows(filter=good)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +87,30 @@ def write_gallery(captions: str, output: str, *, model: str | None = None) -> in
     temporary.write_text(json.dumps(facts, indent=1))
     os.replace(temporary, folder / "gallery.json")
     return int(count)
+
+
+def _check_model(captions: str, rows: pads.Dataset, bundle: Bundle) -> None:
+    """Refuse what another encoder wrote, or what another model did where a run does not say.
+
+    Raises:
+        UsageError: it is another's.
+    """
+    filesystem, path = open_place(captions)
+    try:
+        with filesystem.open_input_file(f"{path}/{SETTINGS}") as file:
+            run = json.loads(file.read())
+        is_ours = run.get("encoder") == bundle.files[bundle.encoder.file].sha256
+        others = set() if is_ours else {str(run.get("model"))}
+    except OSError:  # written by a pipeline of Ray Data
+        batches = rows.to_batches(columns=["model"])
+        names = {name for batch in batches for name in batch.column("model").unique().to_pylist()}
+        others = names - {None, bundle.name}
+    if others:
+        raise UsageError(
+            f"{captions} was written by {', '.join(sorted(others))}, "
+            f"and not by this {bundle.name} {bundle.version}",
+            hint="name the model that wrote it with --model",
+        )
 
 
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float16]:

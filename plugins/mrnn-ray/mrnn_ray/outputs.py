@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Readers of Parquet folders leave out what begins so.
-_SETTINGS = "_mrnn.json"
+SETTINGS = "_mrnn.json"
 
 
 class Format(StrEnum):
@@ -54,21 +54,21 @@ class Output:
         if not present:
             if isinstance(self.filesystem, LocalFileSystem):
                 self.filesystem.create_dir(self.folder, recursive=True)
-            self._write(_SETTINGS, json.dumps(settings, indent=1, sort_keys=True).encode())
+            self._write(SETTINGS, json.dumps(settings, indent=1, sort_keys=True).encode())
             return set()
         if not resume:
             raise UsageError(
                 f"{self.folder} is not empty", hint="choose another --output, or --resume it"
             )
-        if _SETTINGS not in present:
+        if SETTINGS not in present:
             raise UsageError(f"{self.folder} holds no run", hint="choose another --output")
-        with self.filesystem.open_input_file(f"{self.folder}/{_SETTINGS}") as file:
+        with self.filesystem.open_input_file(f"{self.folder}/{SETTINGS}") as file:
             before = json.loads(file.read())
         if before != json.loads(json.dumps(settings)):
             changed = [key for key in settings if before.get(key) != settings[key]]
             raise UsageError(
                 f"{self.folder} was begun with another {', '.join(changed) or 'choice of options'}",
-                hint=f"use what its {_SETTINGS} says, or another --output",
+                hint=f"use what its {SETTINGS} says, or another --output",
             )
         end = f".{self.form}"
         return {name.removesuffix(end) for name in present if name.endswith(end)}

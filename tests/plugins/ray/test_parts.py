@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow.fs import LocalFileSystem
 
+from mrnn_ray.command import settings
 from mrnn_ray.outputs import Format, Output
 from mrnn_ray.parts import File, Part, Source, cut, open_source
 from mrnn_ray.recipe import Recipe
 from mrnn_ray.worker import Worker, remaining
 from mrnn_runtime import UsageError, load
+from mrnn_runtime.build import read_manifest, write_manifest
 
 NAMES = st.lists(st.integers(0, 10**6), unique=True, max_size=300).map(
     lambda numbers: [f"{number:07}.jpg" for number in sorted(numbers)]
@@ -36,8 +38,9 @@ def caption(tiny_bundle, inputs, folder, *, form=Format.JSONL, resume=False, siz
     column = options.pop("column", "bytes")
     source, parts = parts_of(*inputs, size=size, column=column)
     output = output_in(folder, form)
-    left = remaining(parts, output, output.begin({"model": "tiny"}, resume=resume))
     recipe = Recipe(model=str(tiny_bundle), provider="cpu", **options)
+    facts = settings(recipe, recipe.check(), source, output)
+    left = remaining(parts, output, output.begin(facts, resume=resume))
     worker = Worker(recipe=recipe, source=source, output=output)
     worker({"part": [part.to_json() for part in left]})
     return len(left)
@@ -386,6 +389,21 @@ def test_two_runs_do_not_mix(tmp_path):
         output_in(tmp_path / "photos").begin({}, resume=True)
 
 
+def test_a_run_goes_on_with_its_format_its_columns_and_its_model(
+    tiny_bundle, make_tiny_bundle, photos, tmp_path
+):
+    inputs, out = [photos / "00.png"], tmp_path / "out"
+    caption(tiny_bundle, inputs, out, form=Format.PARQUET)
+    with pytest.raises(UsageError, match="another format"):
+        caption(tiny_bundle, inputs, out, resume=True)
+    with pytest.raises(UsageError, match="another column"):
+        caption(tiny_bundle, inputs, out, form=Format.PARQUET, resume=True, column="jpg")
+    retrained = make_tiny_bundle(seed=1)
+    with pytest.raises(UsageError, match="another bundle, encoder"):
+        caption(retrained, inputs, out, form=Format.PARQUET, resume=True)
+    assert caption(tiny_bundle, inputs, out, form=Format.PARQUET, resume=True) == 0
+
+
 # Galleries
 
 
@@ -425,3 +443,18 @@ def test_a_gallery_belongs_to_its_encoder(make_tiny_bundle, tiny_bundle, photos,
     caption(tiny_bundle, [photos], tmp_path / "bare", form=Format.PARQUET)
     with pytest.raises(UsageError, match="--embeddings"):
         write_gallery(str(tmp_path / "bare"), str(tmp_path / "other"), model=str(tiny_bundle))
+
+
+def test_vectors_of_another_model_make_no_gallery(make_tiny_bundle, tiny_bundle, photos, tmp_path):
+    from mrnn_ray.gallery import write_gallery
+
+    caption(tiny_bundle, [photos], tmp_path / "out", form=Format.PARQUET, vectors=True)
+    other = make_tiny_bundle(seed=1)
+    with pytest.raises(UsageError, match=r"written by tiny 1.*, and not by this tiny 1"):
+        write_gallery(str(tmp_path / "out"), str(tmp_path / "gallery"), model=str(other))
+    (tmp_path / "out" / "_mrnn.json").unlink()  # as a pipeline of Ray Data writes it
+    write_manifest(other, {**read_manifest(other), "name": "other"})
+    with pytest.raises(UsageError, match="written by tiny, and not by this other"):
+        write_gallery(str(tmp_path / "out"), str(tmp_path / "gallery"), model=str(other))
+    assert not (tmp_path / "gallery").exists()
+    assert write_gallery(str(tmp_path / "out"), str(tmp_path / "x"), model=str(tiny_bundle)) == 30

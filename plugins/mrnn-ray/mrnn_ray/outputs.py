@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from mrnn_runtime import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
+    from mrnn_ray.parts import Part
+
 # Readers of Parquet folders leave out what begins so.
 SETTINGS = "_mrnn.json"
+_NOTE = "_parts-"
 
 
 class Format(StrEnum):
@@ -73,9 +77,20 @@ class Output:
         end = f".{self.form}"
         return {name.removesuffix(end) for name in present if name.endswith(end)}
 
-    def done(self, keys: Iterable[str]) -> set[str]:
-        """Return the photos that the files of some parts are about."""
-        return {str(path) for key in keys for path in self.read(key, "path")}
+    def note(self, parts: Sequence[Part]) -> None:
+        """Write down what parts are made of, before they are done."""
+        facts = {part.key: {file.name: file.stamp for file in part.files} for part in parts}
+        content = json.dumps(facts).encode()
+        self._write(f"{_NOTE}{hashlib.sha256(content).hexdigest()[:16]}.json", content)
+
+    def noted(self) -> dict[str, dict[str, str]]:
+        """Return what was noted: the stamps of files by their names, of each part by its key."""
+        notes: dict[str, dict[str, str]] = {}
+        for name in self._names():
+            if name.startswith(_NOTE):
+                with self.filesystem.open_input_file(f"{self.folder}/{name}") as file:
+                    notes |= json.loads(file.read())
+        return notes
 
     def read(self, key: str, column: str) -> list[str | None]:
         """Return one column of the file of a part."""

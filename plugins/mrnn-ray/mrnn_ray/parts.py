@@ -63,14 +63,10 @@ class Part:
     group: int | None = None
 
     @property
-    def place(self) -> str:
-        """What it is called: the same while its names are."""
-        return _digest(str(self.group), *(file.name for file in self.files))
-
-    @property
     def key(self) -> str:
-        """Its place, and what stands there."""
-        return f"{self.place}-{_digest(*(file.stamp for file in self.files))}"
+        """What its file is called: by the names of what it holds, and by its stamps."""
+        names = _digest(str(self.group), *(file.name for file in self.files))
+        return f"{names}-{_digest(*(file.stamp for file in self.files))}"
 
     @property
     def is_container(self) -> bool:

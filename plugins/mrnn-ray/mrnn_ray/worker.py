@@ -65,24 +65,26 @@ class Worker:
 
 
 def remaining(parts: Sequence[Part], output: Output, present: set[str]) -> list[Part]:
-    """Return what is not done; remove what was done of photos that have changed since.
+    """Return and note what is not done; remove the results of files that have changed since.
 
     Args:
         parts: of the input.
         output: the results.
         present: the keys of the parts that it holds.
     """
-    places = {part.place: part.key for part in parts}
-    keys = set(places.values())
-    changed = {
-        key for key in present - keys if places.get(key.partition("-")[0]) not in (None, key)
-    }
-    for key in changed:
-        output.remove(key)
+    stamps = {file.name: file.stamp for part in parts for file in part.files}
+    others = present - {part.key for part in parts}
+    notes = output.noted() if others else {}
+    names: set[str] = set()  # of photos that are done in a part that was cut otherwise
+    for key in others:
+        files = notes.get(key, {})
+        if any(stamps.get(name, stamp) != stamp for name, stamp in files.items()):
+            output.remove(key)
+        else:
+            names.update(files)
     left = [part for part in parts if part.key not in present]
-    # Photos may have come or gone since: parts are others then, and files know what was in them.
-    others = present - keys - changed
-    if left and others:
-        names = output.done(others)
-        left = [rest for part in left if (rest := part.without(names)).files]
-    return [part for part in left if part.key not in present]
+    left = [rest for part in left if (rest := part.without(names)).files]
+    left = [part for part in left if part.key not in present]
+    if left:
+        output.note(left)
+    return left

@@ -324,7 +324,7 @@ def _lines(output, part):
 
 @given(st.data())
 def test_what_is_done_in_any_order_is_there_once(data):
-    """Photos come and go between runs, parts are lost, and others are done twice."""
+    """Photos come and change between runs, parts are lost, and others are done twice."""
     import tempfile
     from pathlib import Path
 
@@ -332,10 +332,11 @@ def test_what_is_done_in_any_order_is_there_once(data):
     with tempfile.TemporaryDirectory() as scratch:
         output = output_in(Path(scratch) / "out")
         present = output.begin({}, resume=False)
-        shown = set()
+        stamps = {}
         for _ in range(3):
-            shown |= data.draw(st.sets(st.sampled_from(names)))
-            files = [File(name, name, "1") for name in sorted(shown)]
+            for name in data.draw(st.sets(st.sampled_from(names))):
+                stamps[name] = str(data.draw(st.integers(0, 1)))
+            files = [File(name, name, stamp) for name, stamp in sorted(stamps.items())]
             left = remaining(list(cut(files, Source(), 5)), output, present)
             done = data.draw(st.lists(st.sampled_from(left))) if left else []
             for part in done:  # perhaps twice
@@ -344,14 +345,16 @@ def test_what_is_done_in_any_order_is_there_once(data):
         left = remaining(list(cut(files, Source(), 5)), output, present)
         for part in left:
             output.write(part.key, _rows(part))
-        lines = lines_of(Path(scratch) / "out")
-        assert sorted(json.loads(line)["path"] for line in lines) == sorted(shown)
+        records = [json.loads(line) for line in lines_of(Path(scratch) / "out")]
+        assert sorted((record["path"], record["error"]) for record in records) == sorted(
+            stamps.items()
+        )
 
 
 def _rows(part):
     from mrnn_ray.records import SCHEMA
 
-    rows = [{"path": file.name, "error": "none was made"} for file in part.files]
+    rows = [{"path": file.name, "error": file.stamp} for file in part.files]
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -365,15 +368,31 @@ def test_a_resumed_run_does_what_is_missing(tiny_bundle, photos, tmp_path):
     assert lines_of(tmp_path / "out") == alone(tiny_bundle, [photos])
 
 
-def test_photos_that_changed_are_captioned_anew(tiny_bundle, photos, tmp_path):
+@pytest.mark.parametrize("more", [[], ["c.png"]])
+def test_photos_that_changed_are_captioned_anew(tiny_bundle, photos, tmp_path, more):
+    names = ["a.png", "b.png", *more]
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((photos / "00.png").read_bytes())
     caption(tiny_bundle, [tmp_path / "*.png"], tmp_path / "out")
     (tmp_path / "b.png").write_bytes(b"changed")
+    for name in more:
+        (tmp_path / name).write_bytes((photos / "03.png").read_bytes())
     assert caption(tiny_bundle, [tmp_path / "*.png"], tmp_path / "out", resume=True) == 1
     records = [json.loads(line) for line in lines_of(tmp_path / "out")]
-    assert [record["path"][-5:] for record in records] == ["a.png", "b.png"]
-    assert "error" in records[1]
+    assert sorted(record["path"][-5:] for record in records) == names
+    assert [record["path"][-5:] for record in records if "error" in record] == ["b.png"]
+
+
+def test_a_file_that_is_written_anew_leaves_nothing_of_the_old_one(tiny_bundle, photos, tmp_path):
+    file, out = tmp_path / "in.parquet", tmp_path / "out"
+    table = pa.table({"bytes": [(photos / "00.png").read_bytes()] * 40})
+    pq.write_table(table, file, row_group_size=10)
+    assert caption(tiny_bundle, [file], out) == 4
+    pq.write_table(table.slice(0, 30), file, row_group_size=15)
+    assert caption(tiny_bundle, [file], out, resume=True) == 2
+    names = sorted(json.loads(line)["path"] for line in lines_of(out))
+    assert names == sorted(f"{file}#{i}" for i in range(30))
+    assert caption(tiny_bundle, [file], out, resume=True) == 0
 
 
 def test_two_runs_do_not_mix(tmp_path):

@@ -19,7 +19,7 @@ import os
 import platform
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -182,7 +182,7 @@ def against_the_caption(model: str, repeats: int) -> list[Row]:
         encoded = captioner.encoder.encode(np.zeros((1, *side, 3), np.uint8))
         decoding = captioner.options(beam_size=HYPOTHESES, n_best=HYPOTHESES)
         candidates = captioner.decode(encoded, options=decoding)
-        search = captioner.search(None, "consensus-cider", decoding, options)
+        search = captioner.search(None, "consensus-cider", options=decoding, rerank=options)
         reranker = search.reranker
         assert reranker is not None
         caption, consensus = milliseconds(
@@ -192,7 +192,8 @@ def against_the_caption(model: str, repeats: int) -> list[Row]:
         )
         (opening,) = milliseconds(
             repeats,
-            lambda: captioner.search(None, "consensus-cider", decoding, options),
+            # A captioner that is new has no reranker yet.
+            lambda: replace(captioner).search(None, "consensus-cider", rerank=options),
         )
     return [
         Row("consensus of one photo", consensus, caption, "the caption, beam 10"),

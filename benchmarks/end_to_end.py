@@ -233,7 +233,7 @@ class Obvious:
         )
         self.vocabulary = captioner.vocabulary
         self.state = {
-            spec.input: np.zeros((1, *tensor.shape[1:]), tensor.dtype)  # type: ignore[arg-type]
+            spec.input: np.zeros((1, *tensor.shape[1:]), tensor.dtype)
             for spec in bundle.state
             for tensor in bundle.cell.inputs
             if tensor.name == spec.input

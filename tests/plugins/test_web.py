@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from mrnn_runtime import UsageError
 from mrnn_runtime.cli.results import COLUMNS
 
 if TYPE_CHECKING:
@@ -152,12 +153,31 @@ def test_nothing_of_ours_names_another_machine(tiny_bundle: Path, tmp_path: Path
             assert not re.search(r"(https?:)?//[a-z]", file.read_text()), file
 
 
-@needs_ort
+@pytest.fixture
+def no_ort(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder where onnxruntime-web would be."""
+    pytest.importorskip("mrnn_exporters")
+    folder = tmp_path_factory.mktemp("ort")
+    (folder / "version.json").write_text("{}")
+    monkeypatch.setattr(site, "_ORT", folder)
+
+
+@pytest.mark.usefixtures("no_ort")
 def test_a_folder_in_use_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(Exception, match="is in use"):
+    with pytest.raises(UsageError, match="exists already"):
         site.build(str(tiny_bundle), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("no_ort")
+def test_a_site_that_fails_can_be_tried_again(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        site.build(str(tiny_bundle), tmp_path / "site", decoder="sample")
+    assert list(tmp_path.iterdir()) == []
+    site.build(str(tiny_bundle), tmp_path / "site", decoder="greedy")
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    assert (tmp_path / "site" / "ort" / "version.json").is_file()
 
 
 def test_an_install_without_onnxruntime_web_says_what_to_do(

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrnn_runtime import MrnnError, PluginError, UsageError
+from mrnn_runtime import PluginError
 
 if TYPE_CHECKING:
     from mrnn_runtime import Bundle
@@ -33,7 +33,7 @@ def build(
     beam_size: int | None = None,
     n_best: int = 5,
 ) -> Bundle:
-    """Write a site.
+    """Write a site; where that fails, nothing is left of it.
 
     Args:
         model: an installed model's name, or the folder of a bundle.
@@ -45,11 +45,8 @@ def build(
     Raises:
         UsageError: the folder is in use, or an option is out of range.
         PluginError: mrnn-exporters or onnxruntime-web is missing.
-        BundleError: the model does not load.
-        MrnnError: the folder cannot be written.
+        BundleError: the model does not load, or the folder cannot be written.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is in use", hint="name a new or an empty folder")
     if not (_ORT / "version.json").is_file():
         raise PluginError(
             "mrnn-web was installed without onnxruntime-web",
@@ -57,10 +54,10 @@ def build(
         )
     if importlib.util.find_spec("mrnn_exporters") is None:
         raise PluginError("mrnn web needs mrnn-exporters", hint="pip install mrnn-exporters")
-    try:
-        return _write(model, output, decoder, beam_size, n_best)
-    except OSError as error:
-        raise MrnnError(f"{output} cannot be written: {error}", hint="name another") from error
+    from mrnn_exporters.folders import new_folder
+
+    with new_folder(output) as folder:
+        return _write(model, folder, decoder, beam_size, n_best)
 
 
 def _write(
@@ -103,4 +100,6 @@ def _write(
 
 def _fill(file: Path, place: str, text: str) -> None:
     """Put a text in the one place of a file that is meant for it."""
-    file.write_text(file.read_text(encoding="utf-8").replace(place, text), encoding="utf-8")
+    content = file.read_text(encoding="utf-8")
+    assert content.count(place) == 1, f"{file.name} has no one place {place!r}"
+    file.write_text(content.replace(place, text), encoding="utf-8")

@@ -15,7 +15,7 @@ import tarfile
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
@@ -160,14 +160,13 @@ class Source:
             for batch in table.iter_batches(_TOGETHER, row_groups=[group], columns=columns):
                 for one in batch.to_pylist():
                     value = one[self.column]
-                    name = one.get(self.name) if self.name != self.column else None
-                    yield self._row(value, name or f"{file.name}#{row}")
+                    called = one.get(self.name) if self.name != self.column else None
+                    name = "" if called is None else str(called)  # numbers are names, too
+                    if isinstance(value, str):
+                        yield photos.at(name or value, value)
+                    else:
+                        yield photos.in_memory(name or f"{file.name}#{row}", value)
                     row += 1
-
-    def _row(self, value: Any, name: str) -> ImageSource:  # noqa: ANN401 - a cell of any column
-        if not isinstance(value, str):
-            return photos.in_memory(name, value)
-        return photos.at(value, value)
 
 
 def open_source(inputs: Sequence[str], *, column: str, name: str) -> tuple[Source, list[File]]:

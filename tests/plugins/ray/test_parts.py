@@ -256,6 +256,21 @@ def test_a_table_that_breaks_keeps_what_it_held(tiny_bundle, photos, tmp_path):
     assert error["path"] == str(file)
 
 
+@pytest.mark.parametrize("is_path", [False, True])
+@pytest.mark.parametrize("name", ["mine", 0])
+def test_photos_of_a_table_have_the_names_that_it_gives(
+    tiny_bundle, photos, tmp_path, is_path, name
+):
+    file, photo = tmp_path / "in.parquet", photos / "00.png"
+    content = str(photo) if is_path else photo.read_bytes()
+    pq.write_table(pa.table({"bytes": [content] * 2, "path": [name, None]}), file)
+    caption(tiny_bundle, [file], tmp_path / "out")
+    records = list(map(json.loads, lines_of(tmp_path / "out")))
+    names = {str(name), str(photo) if is_path else f"{file}#1"}
+    assert {record["path"] for record in records} == names
+    assert all(record["caption"] for record in records)
+
+
 def test_folders_are_no_photos(tiny_bundle, tmp_path):
     pq.write_table(pa.table({"bytes": [str(tmp_path), "", None]}), tmp_path / "in.parquet")
     caption(tiny_bundle, [tmp_path / "in.parquet"], tmp_path / "out")

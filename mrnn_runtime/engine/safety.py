@@ -164,9 +164,11 @@ def _check_nodes(graph: Message, loop: Message | None) -> None:
             raise RefusedError(f"the operator {op!r:.60}")
         if _inner(node):
             raise RefusedError("a graph inside of a node")
-        for one in node.get("attribute", ()):  # ONNX Runtime does not check that it is not negative
+        for one in node.get("attribute", ()):  # ONNX Runtime believes these
             if one.get("name") == b"batch_dims" and one.get("i", 0) > MOST_BATCH_DIMS:
                 raise RefusedError("a negative or large batch_dims")
+            if one.get("name") == b"num_outputs" and one.get("i") != len(node.get("output", ())):
+                raise RefusedError("a num_outputs that is not the number of outputs")
         if op == b"InstanceNormalization" and not _is_float32(node.get("input", ())[1:2], graph):
             raise RefusedError("an InstanceNormalization that is not seen to be of float32")
 

@@ -84,6 +84,10 @@ def test_an_instance_normalisation_of_float32_passes(tmp_path):
             PLAIN.replace("Clip (x)", "GatherND <batch_dims = -1> (x, x)"),
             "a negative or large batch_dims",
         ),
+        (
+            PLAIN.replace("Clip (x)", "Split <num_outputs = 2> (x)"),
+            "a num_outputs that is not the number of outputs",
+        ),
         (PLAIN.replace("Clip", "Nonsense"), "the operator b'Nonsense'"),
     ],
 )

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from turns import in_turns
 
 from mrnn_runtime import load
-from mrnn_serve.server import cores
+from mrnn_runtime.build import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

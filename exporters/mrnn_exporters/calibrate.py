@@ -15,6 +15,7 @@ import numpy as np
 from mrnn_exporters import datasets
 from mrnn_exporters.encoding import encode
 from mrnn_exporters.evaluate import cider_of, decode_all
+from mrnn_exporters.folders import refuse_no_bundle
 from mrnn_runtime import UsageError, load
 from mrnn_runtime.build import SIGNALS, Calibration, read_manifest, signals, write_manifest
 
@@ -91,7 +92,7 @@ def run(
         threshold: the confidence below which a caption is better not shown.
         names: the signals to use.
         check: whether to measure the confidence that the bundle has, and to write nothing.
-        provider: ``auto``, ``cpu`` or ``cuda``.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
 
     Raises:
         UsageError: an unknown name, or a bundle without a confidence to check.
@@ -100,6 +101,7 @@ def run(
     if unknown := set(names) - set(SIGNALS):
         raise UsageError(f"unknown signals {unknown}", hint=f"use some of {', '.join(SIGNALS)}")
     names = tuple(dict.fromkeys(names))  # one that is there twice would share its weight
+    refuse_no_bundle(model)
     captioner = load(model, provider=provider, threads=1)
     calibration = captioner.bundle.calibration
     if check and calibration is None:

@@ -139,7 +139,7 @@ def run(
         search: how captions are searched for.
         limit: take the first photos only.
         tokeniser: ``ptb``, ``plain``, or None: ptb where Java is there.
-        provider: ``auto``, ``cpu`` or ``cuda``.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
         coco_results: a folder that gets the captions as COCO's server takes them:
             captions_SPLIT_NAME_results.json.
         command: what was typed, for the record.

@@ -61,11 +61,13 @@ def run(
         The model's bundle.
 
     Raises:
-        UsageError: the decoder or an option cannot be part of a graph, or a confidence is asked for
-            that the model does not have.
+        UsageError: the decoder or an option cannot be part of a graph, a confidence is asked for
+            that the model does not have, or the file's name ends in neither .onnx nor .ort.
         BundleError: the model does not load, the graph finds other captions, or the file cannot be
             written.
     """
+    if output.suffix not in (".onnx", ".ort"):
+        raise UsageError(f"{output} is no name of a graph", hint="end it in .onnx or .ort")
     captioner = load(model, provider="cpu", threads=1)
     bundle, decoder = captioner.bundle, decoder or captioner.bundle.decoder
     options = _search(decoder, captioner.options(**changes))

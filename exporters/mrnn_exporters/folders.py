@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def refuse_no_bundle(folder: Path) -> None:
+    """Refuse what is no folder of a bundle, for a command that would change the bundle.
+
+    Raises:
+        BundleError: it is none.
+    """
+    if not (folder / "bundle.json").is_file():
+        raise BundleError(
+            f"{folder} is no bundle: it holds no bundle.json",
+            hint="name the folder of a bundle; an installed model is not changed",
+        )
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Give a folder to write to, which becomes ``target`` at the end; of a failure nothing is left.

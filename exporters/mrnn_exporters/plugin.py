@@ -59,7 +59,7 @@ def mrnn_commands(app: typer.Typer) -> None:
     app.command(epilog=calibration.EXAMPLES)(calibration.calibrate)
     app.command(epilog=quantization.EXAMPLES)(quantization.quantize)
     app.command(epilog=flattening.EXAMPLES)(flattening.flatten)
-    index = typer.Typer(no_args_is_help=True, help="Build references for consensus reranking.")
+    index = typer.Typer(no_args_is_help=True, help="Build references from photos with captions.")
     index.command("build", epilog=references.EXAMPLES)(references.build)
     index.command("add", epilog=references.EXAMPLES)(references.add)
     app.add_typer(index, name="index")

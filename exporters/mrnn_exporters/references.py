@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrnn_exporters import datasets
 from mrnn_exporters.encoding import encode
-from mrnn_exporters.folders import new_folder
+from mrnn_exporters.folders import new_folder, refuse_no_bundle
 from mrnn_runtime import RerankOptions, UsageError, load, load_bundle
 from mrnn_runtime.build import (
     build_references,
@@ -44,7 +44,7 @@ def build(
         limit: take so many of the photos, evenly spread; None takes all.
         dtype: ``int8`` or ``float16``, of the features.
         keep_captions: whether the folder gets a file with the readable captions.
-        provider: ``auto``, ``cpu`` or ``cuda``.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
 
     Raises:
         UsageError: an unknown name, a damaged data set, more than 1 % of the photos unreadable,
@@ -105,6 +105,7 @@ def add(
     if reranker is None and (k or m or default):
         raise UsageError("k, m and a default need the name of a reranker", hint="give --reranker")
     RerankOptions(k=k, m=m)
+    refuse_no_bundle(folder)
     bundle = load_bundle(folder)
     manifest = read_manifest(folder)
     rerank: dict[str, Any] = manifest["rerank"]

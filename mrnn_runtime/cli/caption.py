@@ -273,9 +273,11 @@ def caption(
             f" reranker {reranker or captioner.bundle.reranker or 'none'}, {search};"
             f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
         )
+        done: set[Path] = set()
         if watch:
+            done = targets.done(images)
             speech.note(f"watching {', '.join(paths)}; Ctrl-C or SIGTERM ends it")
-            captions = watching.captions(paths, targets.done(images), describe)
+            captions = watching.captions(paths, done, describe)
         else:
             captions = describe(images)
         began = time.perf_counter()
@@ -285,6 +287,7 @@ def caption(
             shown,
             resume=resume or watch,
             min_confidence=min_confidence or 0.0,
+            done=done,
         )
     if tally["unsure"]:
         speech.note(f"{tally['unsure']} of {len(images)} captions kept back for a low confidence")

@@ -110,7 +110,7 @@ def rank(
 ) -> None:
     """Rank sentences for a photo.
 
-    Writes ln P(sentence | photo) / P(sentence), the photo and the sentence, the best first.
+    Writes ln(P(sentence | photo) / P(sentence)), the photo and the sentence, the best first.
     P(sentence) is the mean over background photos, so that a sentence that fits every photo does
     not win.
     """

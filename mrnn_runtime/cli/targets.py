@@ -89,6 +89,7 @@ class Targets:
         *,
         resume: bool,
         min_confidence: float,
+        done: set[Path],
     ) -> Counter[str]:
         """Write the results as they come, and count them.
 
@@ -98,6 +99,7 @@ class Targets:
             shown: candidates of each that are written.
             resume: whether the output goes on.
             min_confidence: captions below it are kept back.
+            done: gets the images whose captions are written.
 
         Returns:
             How many are captioned or failed, and of the captioned how many are unsure (kept back)
@@ -122,17 +124,19 @@ class Targets:
                     if result.confidence is not None and result.confidence < min_confidence:
                         kept = replace(kept, text="", candidates=())
                         tally["unsure"] += 1
-                    tally.update(self._write_one(kept, write))
+                    tally.update(self._write_one(kept, write, done))
             except KeyboardInterrupt:
                 goes_on = total and (self.output or self.keepers)
                 advice = "; --resume goes on" if goes_on else ""
-                done = tally["captioned"] + tally["failed"]
+                images = tally["captioned"] + tally["failed"]
                 of_all = f" of {total}" if total else ""
-                speech.note(f"stopped after {done}{of_all} images{advice}")
+                speech.note(f"stopped after {images}{of_all} images{advice}")
                 raise
         return tally
 
-    def _write_one(self, result: Caption, write: Callable[[str], object]) -> Iterator[str]:
+    def _write_one(
+        self, result: Caption, write: Callable[[str], object], done: set[Path]
+    ) -> Iterator[str]:
         """Write one result; yield what it counts as."""
         # First what is beside the photo: who finds the record must find that as well.
         if result.error is None:
@@ -144,6 +148,8 @@ class Targets:
         write(results.record(result, self.form))
         if result.error is not None and self.form is results.Format.TEXT:
             speech.warn(f"error: {result.error}")
+        if result.error is None:
+            done.add(Path(result.path))
         yield "captioned" if result.error is None else "failed"
 
 

@@ -8,9 +8,9 @@
         check.run()
 
 That is all a plugin needs to find out whether it fits. ``plugin_checks`` covers the hook module and
-whatever it registers; ``checks_for`` covers one component. The checks of decoders, models and
-rerankers come with mrnn-devtools, those of backbones and cells with mrnn-exporters. No test
-framework is imported here.
+whatever it registers; ``checks_for`` covers one component. ``plugin_checks`` and the checks of
+decoders, models and rerankers need mrnn-devtools, those of backbones and cells mrnn-exporters. No
+test framework is imported here.
 """
 
 from mrnn_runtime.testing.checks import Check, checks_for, plugin_checks, require, tiny_bundle

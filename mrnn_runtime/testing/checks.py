@@ -67,13 +67,7 @@ def checks_for(component: Component, kind: Kind, *, bundle: Path | None = None) 
     Raises:
         PluginError: the checks of this kind are not installed.
     """
-    try:
-        kit = importlib.import_module(_KITS[kind])
-    except ImportError as error:
-        dist = _KITS[kind].partition(".")[0].replace("_", "-")
-        raise PluginError(
-            f"the checks of {kind} are part of {dist}: {error}", hint=f"pip install {dist}"
-        ) from error
+    kit = _kit(_KITS[kind], kind)
 
     def run(check: Callable[[Any], None]) -> None:
         if kind != "rerankers":
@@ -99,7 +93,11 @@ def plugin_checks(
         plugin: the module that implements the hooks.
         only: names of the components to check, where all would take too long.
         bundle: see ``checks_for``.
+
+    Raises:
+        PluginError: mrnn-devtools, or the checks of a component, are not installed.
     """
+    _kit("mrnn_devtools.checking", "plugins")
     name = plugin.__name__
     checks = [Check(f"{name}: mrnn plugins --check finds nothing wrong", partial(_in_order, name))]
     if hasattr(plugin, f"{PROJECT}_commands"):
@@ -124,6 +122,16 @@ def require(rule: object, complaint: str) -> None:
     """Raise AssertionError unless ``rule`` holds; unlike ``assert``, also under ``python -O``."""
     if not rule:
         raise AssertionError(complaint)
+
+
+def _kit(module: str, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        dist = module.partition(".")[0].replace("_", "-")
+        raise PluginError(
+            f"the checks of {what} are part of {dist}: {error}", hint=f"pip install {dist}"
+        ) from error
 
 
 def _in_order(module: str) -> None:

@@ -343,8 +343,9 @@ def test_unknown_names_get_help(tmp_path: Path) -> None:
         datasets.read("flickr8", tmp_path, "train")
     with pytest.raises(UsageError, match="unknown split 'val'"):
         datasets.read("flickr8k", tmp_path, "val")
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder") as error:
         datasets.read("flickr8k", tmp_path / "x", "dev")
+    assert "--dataset flickr8k:DIR, or --root DIR" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("name", datasets.READERS)

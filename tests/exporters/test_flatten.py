@@ -171,6 +171,8 @@ def test_what_a_graph_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         flatten.run(tiny_bundle, tmp_path / "c.onnx", **given)
+    with pytest.raises(UsageError, match=r"c\.txt is no name of a graph"):
+        flatten.run(tiny_bundle, tmp_path / "c.txt")
     assert not list(tmp_path.iterdir())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mrnn_runtime.testing
+from mrnn_devtools.checking import heavy_imports
 from mrnn_devtools.testing import decoders, models, rerankers
 from mrnn_runtime import Component, PluginError, UsageError, load_bundle
 from mrnn_runtime.bundle.loading import write_manifest
@@ -252,10 +253,23 @@ def test_a_plugin_that_is_not_in_order(plugin, code, complaint):
             check.run()
 
 
+def test_whatever_a_hook_module_writes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import atexit, os; os.write(1, b'\\xff'); atexit.register(print, 'bye'); import numpy"
+    (tmp_path / "loud_plugin.py").write_text(code)
+    assert heavy_imports("loud_plugin") == ["numpy"]
+    (tmp_path / "short_plugin.py").write_text("import os; os._exit(0)")
+    with pytest.raises(PluginError, match="ends the process"):
+        heavy_imports("short_plugin")
+
+
 def test_checks_that_are_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "mrnn_exporters.testing.cells", None)
     with pytest.raises(PluginError, match="pip install mrnn-exporters"):
         checks_for(Component("x", "a:b", ""), "cells")
+    monkeypatch.setitem(sys.modules, "mrnn_devtools.checking", None)
+    with pytest.raises(PluginError, match="pip install mrnn-devtools"):
+        plugin_checks(ModuleType("of_commands_alone"))
 
 
 # the tiny bundle

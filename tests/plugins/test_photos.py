@@ -19,7 +19,7 @@ metadata = pytest.importorskip("mrnn_photos.metadata")
 pillow_heif = pytest.importorskip("pillow_heif")
 pillow_heif.register_heif_opener()
 
-from mrnn_photos import xmp  # noqa: E402
+from mrnn_photos import watching, xmp  # noqa: E402
 from mrnn_photos.watching import whole_ones  # noqa: E402
 from mrnn_runtime import ImageError  # noqa: E402
 from mrnn_runtime.bundle.atomic import replace_file  # noqa: E402
@@ -298,7 +298,7 @@ class TestCommand:
         (tmp_path / "in" / "link.jpg").symlink_to(photos / "b.jpg")
         done = caption(tmp_path / "in", "--overwrite")
         assert done.code == 1
-        assert "it is a link; name the photo itself" in done.err
+        assert "link.jpg is a link" in done.err
         assert (photos / "b.jpg").read_bytes() == before
         assert (tmp_path / "in" / "link.jpg").is_symlink()
 
@@ -315,7 +315,7 @@ class TestCommand:
         os.truncate(photos / "b.jpg", 2**36)
         done = caption(photos / "b.jpg")
         assert done.code == 1
-        assert "it is larger than 256 MiB" in done.err
+        assert "b.jpg is larger than 256 MiB" in done.err
 
     def test_a_photo_that_takes_none_fails_alone(self, caption, photos):
         (photos / "d.bmp").write_bytes(make("BMP"))
@@ -468,6 +468,22 @@ class TestWholeOnes:
         folder._tick = lambda: setattr(folder, "now", folder.now + 1) or folder.now
         assert list(rounds) == []
         assert folder.looks == 11
+
+
+def test_a_caption_that_could_not_be_written_is_waited_for(caption, photos, monkeypatch):
+    rounds = []
+
+    def arrivals(folders, look):
+        for _ in range(3):
+            rounds.append([one.name for one in look()])
+            yield look()
+            if (photos / "b.jpg.xmp").is_dir():
+                (photos / "b.jpg.xmp").rmdir()
+
+    (photos / "b.jpg.xmp").mkdir()
+    monkeypatch.setattr(watching, "arrivals", arrivals)
+    assert caption("--watch", photos, "--sidecar", "xmp").code == 1
+    assert rounds == [["a.png", "b.jpg", "c.png"], ["b.jpg"], []]
 
 
 @pytest.mark.slow

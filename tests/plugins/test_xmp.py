@@ -209,7 +209,19 @@ class TestCommand:
         os.mkfifo(beside)
         result = caption(photo, "--sidecar", "xmp")
         assert result.code == 1
-        assert "is no file" in result.err
+        assert "is no ordinary file" in result.err
+
+    @pytest.mark.parametrize("name", ["a.png.xmp", "a.xmp"])
+    def test_a_link_brings_no_other_file_here(self, caption, photo, name):
+        secret = photo.parent / "secret.xmp"
+        secret.write_bytes(xmp("<dc:creator>a secret</dc:creator>"))
+        link = photo.with_name(name)
+        link.symlink_to(secret)
+        result = caption(photo, "--sidecar", "xmp", "--overwrite")
+        assert result.code == 1
+        assert f"{name} is a link" in result.err
+        assert {path.name for path in photo.parent.glob("a*")} == {"a.png", name}
+        assert link.is_symlink()
 
     def test_overwrite_is_for_xmp(self, caption, photo):
         assert caption(photo, "--sidecar", "txt", "--overwrite").code == 2

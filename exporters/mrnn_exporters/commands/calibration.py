@@ -50,10 +50,16 @@ def calibrate(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to a file.")
     ] = None,
     provider: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
+        ),
     ] = "auto",
 ) -> None:
-    """Fit how a caption's confidence follows from its search, and write it into the bundle."""
+    """Fit a model's confidence on captioned photos.
+
+    How a caption's confidence follows from its search is written into the bundle.
+    """
     from mrnn_exporters import calibrate as calibration
     from mrnn_runtime import UsageError
 

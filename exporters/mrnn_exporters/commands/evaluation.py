@@ -106,7 +106,10 @@ def evaluate(
         typer.Option(metavar="ptb|plain", help="Without it ptb, or plain where Java is missing."),
     ] = None,
     provider: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
+        ),
     ] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON too.")

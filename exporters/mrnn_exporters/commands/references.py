@@ -45,13 +45,16 @@ def build(
         bool, typer.Option("--keep-captions", help="Keep the captions as text too.")
     ] = False,
     provider: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
+        ),
     ] = "auto",
 ) -> None:
-    """Build the references that consensus reranking needs, of photos with captions.
+    """Build references from photos with captions.
 
-    They are features of the photos, the captions as n-grams, and how many photos each n-gram
-    belongs to. Never build them of photos that you will measure on.
+    Consensus reranking needs them: features of the photos, the captions as n-grams, and how many
+    photos each n-gram belongs to. Never build them of photos that you will measure on.
     """
     from mrnn_exporters import references
 

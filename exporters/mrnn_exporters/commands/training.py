@@ -40,7 +40,10 @@ def train(
     ] = None,
     view: Annotated[
         list[str] | None,
-        typer.Option(metavar="VIEW", help="plain, mirror, crop1, crop2, ...; may be repeated."),
+        typer.Option(
+            metavar="VIEW",
+            help="plain, mirror, crop1, crop2, ...; may be repeated. Else plain and mirror.",
+        ),
     ] = None,
     resize: Annotated[
         str | None,
@@ -48,15 +51,24 @@ def train(
             metavar="squash|crop", help="How photos become square. Else as the CNN was trained."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="B", help="Captions a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="R", help="Adam's.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(metavar="D", help="AdamW's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Passes over the data. Else 20.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="B", help="Captions a step. Else 256.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Adam's. Else 0.001.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(metavar="D", help="AdamW's. Else 0.")
+    ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(metavar="S", help="Share of the target that is spread.")
+        float | None, typer.Option(metavar="S", help="Share of the target that is spread. Else 0.")
     ] = None,
     average: Annotated[
-        float | None, typer.Option(metavar="D", help="Decay of the weights' average; 0: none.")
+        float | None,
+        typer.Option(metavar="D", help="Decay of the weights' average; 0: none. Else 0.998."),
     ] = None,
     start: Annotated[
         str | None,
@@ -75,16 +87,19 @@ def train(
         ),
     ] = None,
     reward: Annotated[
-        float | None, typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not.")
+        float | None,
+        typer.Option(metavar="W", help="Reward own captions by CIDEr; 0: do not. Else 0."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(metavar="N", help="Captions drawn for each, for the reward.")
+        int | None,
+        typer.Option(metavar="N", help="Captions drawn for each, for the reward. Else 5."),
     ] = None,
     finetune: Annotated[
         int | None,
         typer.Option(
             metavar="STAGES",
-            help="Train so many of the CNN's last stages too; best from a trained --start.",
+            help="Train so many of the CNN's last stages too; best from a trained --start."
+            " Else 0, or as many as --start did.",
         ),
     ] = None,
     finetune_rate: Annotated[
@@ -92,12 +107,15 @@ def train(
         typer.Option(metavar="S", help="Their learning rate, as a share of the net's. Else 0.1."),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(metavar="N", help="Epochs without gain before an early stop.")
+        int | None,
+        typer.Option(metavar="N", help="Epochs without gain before an early stop. Else 3."),
     ] = None,
     min_count: Annotated[
-        int | None, typer.Option(metavar="N", help="Words seen less often are <unk>.")
+        int | None, typer.Option(metavar="N", help="Words seen less often are <unk>. Else 5.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of all that is random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of all that is random. Else 1.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where CNN features are kept.")
     ] = None,
@@ -115,11 +133,13 @@ def train(
     ] = 1,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the arithmetic."),
+        typer.Option(
+            metavar="32-true|bf16-mixed|16-mixed", help="Of the arithmetic. Else 32-true."
+        ),
     ] = None,
     accumulate: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Steps added up before the weights change."),
+        typer.Option(metavar="N", min=1, help="Steps added up before the weights change. Else 1."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_exporters.datasets.coco import coco, karpathy
-from mrnn_exporters.datasets.common import ALL, SPLITS, Example, Member, as_image, file_of
+from mrnn_exporters.datasets.common import ALL, FOLDER, SPLITS, Example, Member, as_image, file_of
 from mrnn_exporters.datasets.flickr import flickr8k, flickr30k
 from mrnn_exporters.datasets.folder import folder
 from mrnn_exporters.datasets.iapr import iapr_tc12
@@ -73,7 +73,7 @@ def read(name: str, root: Path | str, split: str) -> list[Example]:
         raise UsageError(f"unknown split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
     root = Path(root)
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder", hint=f"--root is the folder of {corpus}")
+        raise UsageError(f"{root}: no such folder", hint=FOLDER.replace("NAME", name))
     if not name.endswith(_WHOLE):
         examples = READERS[corpus](root, split)
     else:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mrnn_runtime import ImageSource
 
 SPLITS = ("train", "dev", "test")
+FOLDER = "name the folder of its files: --dataset NAME:DIR, or --root DIR"
 ALL = "all"  # what a reader takes for a split that is all photos, those of no split too
 
 
@@ -99,7 +100,7 @@ def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read: {error.strerror}",
-            hint="--root must be the folder that holds the data set's own files",
+            hint=FOLDER,
         ) from error
     except UnicodeDecodeError as error:
         raise damaged(path, number + 1, f"not {encoding} text") from error
@@ -116,7 +117,7 @@ def load_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read: {error.strerror}",
-            hint="--root must be the folder that holds the data set's own files",
+            hint=FOLDER,
         ) from error
     except json.JSONDecodeError as error:
         raise damaged(path, error.lineno, f"not JSON: {error.msg}") from error
@@ -136,7 +137,7 @@ def first_of(root: Path, names: Sequence[str], *, folder: bool = False) -> Path:
             return path
     raise UsageError(
         f"{root}: holds none of {', '.join(names)}",
-        hint="--root must be the folder that holds the data set's own files",
+        hint=FOLDER,
     )
 
 

@@ -41,6 +41,6 @@ def iapr_tc12(root: Path, split: str) -> list[Example]:
     if not captions:
         raise UsageError(
             f"{annotations}: holds no description in */*.eng",
-            hint="--root must be the folder that holds annotations_complete_eng and images",
+            hint="name the folder that holds annotations_complete_eng and images",
         )
     return [Example(photos / name, captions[name]) for name in split_of(root, split, captions)]

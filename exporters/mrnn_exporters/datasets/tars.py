@@ -26,9 +26,7 @@ def webdataset(root: Path, split: str) -> list[Example]:
     """
     tars = sorted(root.glob("*.tar"))
     if not tars:
-        raise UsageError(
-            f"{root}: holds no tar", hint="--root must be the folder of the .tar files"
-        )
+        raise UsageError(f"{root}: holds no tar", hint="name the folder of the .tar files")
     photos: dict[str, tuple[Member, Member]] = {}
     for tar in tars:
         members = _members(tar)

@@ -40,20 +40,27 @@ def heavy_imports(module: str) -> list[str]:
     """Import a hook module in a process of its own; return which of ``HEAVY`` it loaded.
 
     Raises:
-        PluginError: it does not import there.
+        PluginError: it does not import there, or ends it.
     """
     script = (
-        "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[2]);"
-        "importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
+        "import importlib, json, os, sys; sys.path[:] = json.loads(sys.argv[2]);"
+        "importlib.import_module(sys.argv[1]);"
+        r"print('\n' + json.dumps(sorted(sys.modules)), flush=True);"
+        "os._exit(0)"  # what a module does at exit would come behind
     )
     child = subprocess.run(
         [sys.executable, "-c", script, module, json.dumps(sys.path)],
         capture_output=True,
         text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if child.returncode:
         reason = child.stderr.strip().splitlines()[-1:] or ["it says nothing"]
         raise PluginError(f"{module} does not import on its own: {reason[0]}")
-    loaded = json.loads(child.stdout.splitlines()[-1])
+    try:
+        loaded = json.loads(child.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise PluginError(f"{module} ends the process that imports it") from error
     return [name for name in HEAVY if name in loaded]

@@ -28,7 +28,10 @@ def bench(
         int, typer.Option(metavar="N", min=1, help="Take the first N photos of the folder only.")
     ] = 100,
     provider: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to run. Only auto may fall back.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt", help="Where to run. Only auto may fall back."
+        ),
     ] = "auto",
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="For all photos at once; by default one a core.")

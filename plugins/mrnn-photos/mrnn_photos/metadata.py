@@ -7,9 +7,7 @@ exiftool, where it is installed, writes the rest: formats such as HEIC, and what
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyexiv2
 
 from mrnn_photos import exiftool, xmp
+from mrnn_photos.reading import read_file
 from mrnn_runtime import ImageError
 from mrnn_runtime.build import replace_file
 
@@ -63,7 +62,7 @@ class InPhoto:
     def has_caption(self, photo: Path) -> bool:
         """Say whether the photo has a caption."""
         try:
-            return bool(caption_of(read_photo(photo)))
+            return bool(caption_of(read_file(photo, _MOST_BYTES)))
         except (OSError, ValueError, ImageError):  # writing it will say why
             return False
 
@@ -73,13 +72,14 @@ class InPhoto:
         Raises:
             OSError: the photo cannot be read or written.
             ImageError: it is a matter for exiftool, which is not installed.
-            ValueError: its metadata cannot be read, or somebody changes it.
+            ValueError: it is a link or too large, its metadata cannot be read, or somebody changes
+                it.
         """
         if not result.text:
             return True
         photo = Path(result.path)
         status = photo.stat()
-        before = read_photo(photo)
+        before = read_file(photo, _MOST_BYTES)
         if not self.overwrite and caption_of(before):
             return False
         content = with_caption(before, result.text)
@@ -88,28 +88,6 @@ class InPhoto:
             raise ValueError("somebody changes it at this moment")
         replace_file(photo, content, keep_mtime=self.keep_mtime)
         return True
-
-
-def read_photo(path: Path) -> bytes:
-    """Return what a photo holds.
-
-    Raises:
-        ValueError: it is no ordinary file, or a large one.
-        OSError: it cannot be read.
-    """
-    if path.is_symlink():  # in a stranger's folder it may lead to any photo of the user
-        raise ValueError("it is a link; name the photo itself")
-    with open(path, "rb", opener=_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no ordinary file")
-        if status.st_size > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB; use --sidecar xmp")
-        return file.read(_MOST_BYTES)
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
 
 
 def caption_of(content: bytes) -> str:

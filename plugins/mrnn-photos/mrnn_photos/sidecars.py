@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrnn_photos import xmp
+from mrnn_photos.reading import read_file
 from mrnn_runtime.build import replace_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class XmpFile:
 
         Raises:
             OSError: the file cannot be read or written.
-            ValueError: it is no XMP.
+            ValueError: it is no XMP, or a link.
         """
         if not result.text:
             return True
@@ -55,10 +56,7 @@ class XmpFile:
         """Return what ``photo.jpg.xmp`` holds, else ``photo.xmp``, as other programs name it."""
         for place in (self.place(photo), photo.with_suffix(".xmp")):
             try:
-                if place.exists() and not place.is_file():
-                    raise ValueError(f"{place} is no file")  # a pipe would be waited for
-                with place.open("rb") as file:
-                    return file.read(xmp.MOST_BYTES + 1)
+                return read_file(place, xmp.MOST_BYTES)
             except FileNotFoundError:
                 continue
         return b""

@@ -55,7 +55,7 @@ def captions(
 
     Args:
         folders: where to expect them.
-        done: photos that are done; those that are captioned are added.
+        done: photos that are done; whoever writes the captions adds those that are written.
         describe: captions photos.
     """
 
@@ -63,10 +63,7 @@ def captions(
         return [photo for photo in photos_in(folders) if photo not in done]
 
     for photos in arrivals(folders, waiting):
-        for caption in describe(photos):
-            yield caption
-            if caption.error is None:
-                done.add(Path(caption.path))
+        yield from describe(photos)
 
 
 def arrivals(folders: Iterable[str], look: Callable[[], list[Path]]) -> Iterator[list[Path]]:

@@ -143,10 +143,11 @@ def serve(
         raise UsageError(f"{photos_folder} is no folder", hint="name the folder of the photos")
     if max_photos > queue:
         raise UsageError(f"a request of {max_photos} photos needs as long a queue, not {queue}")
+    from mrnn_runtime.build import cores
     from mrnn_serve.app import Access, make_app
     from mrnn_serve.limits import Limits
     from mrnn_serve.observe import Metrics, log_json, log_text
-    from mrnn_serve.server import cores, listen, load_captioners
+    from mrnn_serve.server import listen, load_captioners
     from mrnn_serve.server import serve as run
     from mrnn_serve.service import Service
 

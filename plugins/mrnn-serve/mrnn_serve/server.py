@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -29,11 +28,6 @@ READ_SECONDS = 20.0
 # Read at once from a connection. In tiny chunks, asyncio's 256 KiB take 3 s to parse, while all
 # others wait.
 READ_BYTES = 2**14
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_captioners(

@@ -88,8 +88,13 @@ def test_base64_of_many_words_takes_little(server, jpeg, texts):
 
 
 def test_sentences_are_few_words(server, jpeg, texts, b64):
-    for words, said in ((20, "holds no background.npz"), (21, "1000 words at most")):
-        sentences = [" ".join(["dog"] * words)] * 50
+    refused = "1000 words at most"
+    for sentence, said in (
+        ("dog " * 20, "holds no background.npz"),
+        ("dog " * 21, refused),
+        ("a," * 21, refused),
+    ):
+        sentences = [sentence] * 50
         answer = server.client.post("/v1/rank", json={"image": b64, "sentences": sentences})
         assert answer.status_code == 400
         assert said in answer.json()["error"]

@@ -66,9 +66,9 @@ async def _rank(request: Request) -> Response:
     sentences = tuple(one for one in texts(fields, "sentences", _SENTENCES) if one.strip())
     if not sentences:
         raise Refusal(400, "the field sentences is missing", "give one or several")
-    if sum(len(one.split()) for one in sentences) > _WORDS:
-        raise Refusal(400, f"sentences: {_WORDS} words at most in all", "ask several times")
     captioner = service.captioner(text(fields, "model"))
+    if sum(len(captioner.vocabulary.encode(one)) for one in sentences) > _WORDS:
+        raise Refusal(400, f"sentences: {_WORDS} words at most in all", "ask several times")
     work = Rank(captioner, sentences)
     rows, errors = await service.match(request, photos, captioner, work)
     ranked = [_match(photos, match, rank) for row in rows for rank, match in enumerate(row, 1)]

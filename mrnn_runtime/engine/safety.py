@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**31 - 1  # of a file, as of every protobuf message
 MOST_TRIPS = 64  # of the one loop of a flattened graph
 MOST_BATCH_DIMS = 8
+_TERM = rb"[A-Za-z ]*(\.\.\.)?[A-Za-z ]*"  # of an Einsum
+_EQUATION = re.compile(rb"%b(,%b)*(->%b)?" % (_TERM, _TERM, _TERM))
 
 # Operators of the ONNX standard that map numbers to numbers. Not there: graphs inside of nodes,
 # sequences, maps, strings, random numbers, decoders of images, and the fused attention operators,
@@ -169,6 +171,8 @@ def _check_nodes(graph: Message, loop: Message | None) -> None:
                 raise RefusedError("a negative or large batch_dims")
             if one.get("name") == b"num_outputs" and one.get("i") != len(node.get("output", ())):
                 raise RefusedError("a num_outputs that is not the number of outputs")
+            if one.get("name") == b"equation" and not _EQUATION.fullmatch(one.get("s", b"")):
+                raise RefusedError("an equation that is none")
         if op == b"InstanceNormalization" and not _is_float32(node.get("input", ())[1:2], graph):
             raise RefusedError("an InstanceNormalization that is not seen to be of float32")
 

@@ -88,6 +88,7 @@ def test_an_instance_normalisation_of_float32_passes(tmp_path):
             PLAIN.replace("Clip (x)", "Split <num_outputs = 2> (x)"),
             "a num_outputs that is not the number of outputs",
         ),
+        (PLAIN.replace("Clip (x)", 'Einsum <equation = "i-"> (x)'), "an equation that is none"),
         (PLAIN.replace("Clip", "Nonsense"), "the operator b'Nonsense'"),
     ],
 )

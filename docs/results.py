@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 FIGURES = HERE / "figures"
 MEASURES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+# What mrnn train --start takes from the run before.
+INHERITED = ("--backbone", "--resize", "--cell")
 RANKS = ("R@1", "R@5", "R@10", "Med r")
 # The order of the page. What is not here comes last.
 SYSTEMS = (
@@ -32,6 +34,8 @@ SYSTEMS = (
     "rnn-base-2",
     "simple-rnn",
     "gru",
+    "gru-joined-plain",
+    "gru-joined",
     "lstm",
     "nic",
     "lrcn",
@@ -57,8 +61,9 @@ HEAD = """\
 Flickr8k, the official test split: 1,000 photos, five captions each. Every row is one run of `mrnn
 evaluate` on an exported bundle; the [commands](#commands) are below, the figures with commit and
 versions in `results/`. Settings were chosen on the dev split. The CNN is EfficientNet-Lite2 for
-every net. The paper's rows are beside ours and are no like-for-like comparison: its CNN on Flickr8K
-was AlexNet, whose weights no package carries.
+every net but `gru-joined`, which has Lite1, 2 and 3 side by side. The paper's rows are beside ours
+and are no like-for-like comparison: its CNN on Flickr8K was AlexNet, whose weights no package
+carries.
 
 `flickr8k` is the model that ships: the paper's net in the paper's sizes, trained by likelihood,
 then finished with a reward for captions that agree with people's (`mrnn train --reward`).
@@ -66,9 +71,11 @@ then finished with a reward for captions that agree with people's (`mrnn train -
 same number for all but where a row says so, so they compare with each other and not with these two.
 `lrcn` has two epochs because each takes 20 minutes of one core (5 s for 128 captions), fifty times
 those of `rvr`. A number at the end of a name is the seed. `flickr8k-int8` is `flickr8k` in 8-bit
-integers, made with dev photos by `mrnn quantize flickr8k --dataset flickr8k --root DIR`; both
-search with a length penalty of 0.7, the others with none. Perplexity is per word, the end sign
-counted and unknown words counted as one word.
+integers, made with dev photos by `mrnn quantize flickr8k --dataset flickr8k --root DIR`; these two
+and `gru-joined` search with a length penalty of 0.7, the others with none. `gru-joined` is what a
+larger encoder and a gated unit bring on the same photos; `gru-joined-plain` is the same net before
+its reward, and `mrnn index build --model gru-joined --dataset flickr8k:DIR` made its references.
+Perplexity is per word, the end sign counted and unknown words counted as one word.
 """
 RERANKED = """
 The oracle row is the best of the ten candidates by CIDEr-D against the photo's own captions: what
@@ -93,8 +100,8 @@ test split from above.
 """
 CURVES = """\
 The perplexity is that of the averaged weights. `m-rnn-plain` is from before the average learned to
-forget the first weights sooner, so its first epochs stand higher than its weights were. Runs of two
-epochs are not drawn.
+forget the first weights sooner, so its first epochs stand higher than its weights were. Runs of one
+or two epochs are not drawn.
 """
 MISSING = """
 ## What is not here
@@ -177,16 +184,20 @@ def generation(systems: dict[str, System], *, paper: list[list[str]]) -> str:
             figures = [number(report["rows"][0]["measures"][m]) for m in MEASURES]
             perplexity = f"{report['perplexity']['value']:.2f}"
             how = "greedy" if greedy else f"beam {search['beam_size']}"
-            lines.append([name, epochs(system), how, perplexity, *figures])
+            lines.append([name, epochs(system, systems), how, perplexity, *figures])
     head = ("net", "epochs", "search", "perplexity", *(m.replace("BLEU", "B") for m in MEASURES))
     return table(head, lines + paper)
 
 
-def epochs(system: System) -> str:
-    """Return the number of epochs, those before a reward included."""
-    facts = system.training.get("facts", {})
-    more = " + 2 with reward" if system.training.get("config", {}).get("reward") else ""
-    return f"24{more}" if more else str(facts.get("epochs", "as above"))
+def epochs(system: System, systems: dict[str, System]) -> str:
+    """Return the number of epochs, those of the run that it started from included."""
+    if not system.training:
+        return "as above"
+    config, count = system.training["config"], system.training["facts"]["epochs"]
+    if not config.get("reward"):
+        return str(count)
+    before = systems[config["start"]].training["facts"]["epochs"]
+    return f"{before} + {count} with reward"
 
 
 def reranked(systems: dict[str, System]) -> str:
@@ -326,6 +337,8 @@ def commands(systems: dict[str, System]) -> str:
 def training(name: str, config: dict[str, Any]) -> str:
     """Return the command that trained a net, as far as it differs from the defaults."""
     given = {
+        "--backbone": (config["backbone"], "efficientnet-lite2"),
+        "--resize": (config.get("resize") or "", ""),
         "--cell": (config["cell"], "m-rnn"),
         "--seed": (config["seed"], 1),
         "--epochs": (config["epochs"], None),
@@ -334,8 +347,13 @@ def training(name: str, config: dict[str, Any]) -> str:
         "--average": (config["average"], 0.998),
         "--start": (config.get("start") or "", ""),
         "--reward": (config.get("reward", 0.0), 0.0),
+        "--samples": (config.get("samples", 5), 5),
     }
+    if config.get("start"):  # CNN, net and sizes are those of the run before
+        given = {name: given[name] for name in given if name not in INHERITED}
     options = [f" {option} {value}" for option, (value, usual) in given.items() if value != usual]
+    if not config.get("start"):
+        options += [f" --size {size}={value}" for size, value in config["sizes"].items()]
     views = "".join(f" --view {view}" for view in config["views"])
     command = "mrnn train --dataset flickr8k --root DIR"
     return f"{command}{views}{''.join(options)} --output {name}"

@@ -1,5 +1,7 @@
 """mrnn.toml, what is said on stderr, completion, and patterns that a shell left alone."""
 
+import os
+
 import pytest
 
 from mrnn_runtime.cli import build, config
@@ -111,6 +113,18 @@ def test_a_folder_of_photos_says_nothing_about_the_run(write, caption, photos, m
         "mrnn.toml",
         "precious",
     }
+
+
+def test_the_users_own_file_may_lie_where_nobody_may_look(here, caption, photos, monkeypatch):
+    stat = os.stat
+
+    def refused(path, **options):
+        if str(path) == str(here / "mrnn.toml"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr("os.stat", refused)
+    assert caption(photos / "a.png").code == 0
 
 
 def test_the_users_own_file_may_be_missing(caption, photos, monkeypatch):

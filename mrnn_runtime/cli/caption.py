@@ -224,7 +224,10 @@ def caption(
     with ExitStack() as stack:
         if output:
             stack.enter_context(files.locked(output))
-        if resume and not watch:
+        done: set[Path] = set()
+        if watch:
+            done = targets.done(images, option="--watch")
+        elif resume:
             images = targets.rest(images)
         rerank = RerankOptions(
             k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
@@ -273,9 +276,7 @@ def caption(
             f" reranker {reranker or captioner.bundle.reranker or 'none'}, {search};"
             f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
         )
-        done: set[Path] = set()
         if watch:
-            done = targets.done(images)
             speech.note(f"watching {', '.join(paths)}; Ctrl-C or SIGTERM ends it")
             captions = watching.captions(paths, done, describe)
         else:
@@ -290,7 +291,9 @@ def caption(
             done=done,
         )
     if tally["unsure"]:
-        speech.note(f"{tally['unsure']} of {len(images)} captions kept back for a low confidence")
+        speech.note(
+            f"{tally['unsure']} of {tally['captioned']} captions kept back for a low confidence"
+        )
     if tally["kept"]:
         speech.note(
             f"{tally['kept']} photos keep the caption that they have (--overwrite replaces it)"

@@ -160,8 +160,12 @@ def test_quiet_leaves_what_goes_wrong(caption, photos):
 
 
 def test_verbose_says_what_runs(caption, photos):
-    result = caption(photos, "-v")
-    assert "tiny 1.0 on CPUExecutionProvider; decoder beam, reranker none" in result.err
+    options = ("--ban", "dog", "--prefix", "a", "--length-penalty", 0.5, "--exact")
+    result = caption(photos, "-v", *options, "--workers", 2)
+    assert (
+        "mrnn: tiny 1.0 on CPUExecutionProvider; beam, beam-size 3, max-length 8,"
+        " length-penalty 0.5, exact; reranker none; workers 2, threads 1, batch-size 4\n"
+    ) in result.err
     assert "tiny 1.0" not in caption(photos).err
 
 

@@ -175,7 +175,7 @@ class Captioner:
         batches = (named[i : i + size] for i in range(0, len(named), size))
         if readers is None:
             readers = 2 * workers + 2 if len(named) > size else 0
-        read = partial(self._read, budget=Budget(memory * 10**6))
+        read = partial(self._read, budget=Budget(memory * 10**6, by=" by the option memory"))
         return self._captions(ahead(read, batches, readers), search, workers)
 
     def _captions(

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from mrnn_runtime.types import ImageSource, Preprocess
 
-    Claims = Callable[[], AbstractContextManager[Callable[[int], None] | None]]
-
 # The 108 megapixels of a phone pass; the limit holds before a pixel is decoded. What such a photo
 # takes in memory depends on its format: see _memory.
 MAX_PIXELS = 128_000_000
@@ -231,7 +229,7 @@ def _opened(source: ImageSource, name: str, max_pixels: int = MAX_PIXELS) -> Ite
     except MemoryError as error:
         raise ImageError(
             f"{name} is too large: {error or 'there is no memory for it'}",
-            hint="scale it down, or allow more memory",
+            hint="scale it down",
         ) from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         if isinstance(error, OSError) and error.errno:  # which Pillow's own have not

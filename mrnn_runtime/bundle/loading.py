@@ -32,8 +32,9 @@ def load_bundle(folder: Path | str) -> Bundle:
     """
     checked = _checked(folder)
     if not (checked.root / MANIFEST).is_file():
+        why = "it is a file" if checked.root.is_file() else f"it holds no {MANIFEST}"
         raise BundleError(
-            f"{folder} is no bundle: it holds no {MANIFEST}",
+            f"{folder} is no bundle: {why}",
             hint="name the folder of a bundle, or a model that `mrnn models` lists",
         )
     bundle = parse(checked.root, checked.read())

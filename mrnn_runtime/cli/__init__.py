@@ -45,10 +45,11 @@ def main(args: Sequence[str] | None = None) -> None:
     wanted = "--traceback" in takewhile(lambda arg: arg.startswith("-"), args)
     name = next((arg for arg in args if not arg.startswith("-")), "")
     job = partial(_run, args, name, wanted=wanted)
-    if name in _OURS:
-        stopping.run(job, own_process=own_process)
-    else:  # a plugin's command may have a way of its own to stop
-        job()
+    with output.logged_warnings():
+        if name in _OURS:
+            stopping.run(job, own_process=own_process)
+        else:  # a plugin's command may have a way of its own to stop
+            job()
 
 
 def _run(args: Sequence[str], name: str, *, wanted: bool) -> None:

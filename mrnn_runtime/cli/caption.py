@@ -6,10 +6,10 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,11 @@ from mrnn_runtime.cli.extensions import optional
 from mrnn_runtime.cli.options import flag, option
 from mrnn_runtime.cli.targets import Targets
 from mrnn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mrnn_runtime.types import DecodeOptions
 
 EXAMPLES = """\b
 mrnn caption dog.jpg
@@ -224,7 +229,10 @@ def caption(
     with ExitStack() as stack:
         if output:
             stack.enter_context(files.locked(output))
-        if resume and not watch:
+        done: set[Path] = set()
+        if watch:
+            done = targets.done(images, option="--watch")
+        elif resume:
             images = targets.rest(images)
         rerank = RerankOptions(
             k=neighbours, m=votes, references=references, leave_one_out=leave_one_out
@@ -269,13 +277,11 @@ def caption(
         )
         speech.detail(
             f"{captioner.bundle.name} {captioner.bundle.version} on {captioner.encoder.provider};"
-            f" decoder {decoder or captioner.bundle.decoder},"
-            f" reranker {reranker or captioner.bundle.reranker or 'none'}, {search};"
-            f" {workers} workers of {threads or cores()} threads, batches of {batch_size}"
+            f" {', '.join([decoder or captioner.bundle.decoder, *_described(search)])};"
+            f" reranker {reranker or captioner.bundle.reranker or 'none'};"
+            f" workers {workers}, threads {threads or cores()}, batch-size {batch_size}"
         )
-        done: set[Path] = set()
         if watch:
-            done = targets.done(images)
             speech.note(f"watching {', '.join(paths)}; Ctrl-C or SIGTERM ends it")
             captions = watching.captions(paths, done, describe)
         else:
@@ -290,7 +296,9 @@ def caption(
             done=done,
         )
     if tally["unsure"]:
-        speech.note(f"{tally['unsure']} of {len(images)} captions kept back for a low confidence")
+        speech.note(
+            f"{tally['unsure']} of {tally['captioned']} captions kept back for a low confidence"
+        )
     if tally["kept"]:
         speech.note(
             f"{tally['kept']} photos keep the caption that they have (--overwrite replaces it)"
@@ -299,6 +307,16 @@ def caption(
     speech.summary(tally["captioned"], tally["failed"], skipped, seconds)
     if tally["failed"]:
         raise typer.Exit(speech.SOME_IMAGES_FAILED)
+
+
+def _described(search: DecodeOptions) -> Iterator[str]:
+    """Yield the beam size and what is not as by default, as options; word ids say nothing."""
+    for name, default in asdict(type(search)()).items():
+        value = getattr(search, name)
+        if name in ("banned", "prefix") or (value == default and name != "beam_size"):
+            continue
+        option = name.replace("_", "-")
+        yield option if value is True else f"{option} {value}"
 
 
 def _images(paths: list[str], skipped: Counter[str]) -> list[Path]:

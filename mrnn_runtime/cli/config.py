@@ -55,7 +55,8 @@ def _path() -> Path | None:
         return Path(named) if named else None
     folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     own = Path(folder, "mrnn", "mrnn.toml")
-    return own if own.is_absolute() and own.is_file() else None
+    # Path.is_file raises where the folder may not be looked at, before Python 3.14.
+    return own if own.is_absolute() and os.path.isfile(own) else None
 
 
 def defaults(group: TyperGroup, tables: Mapping[str, Any]) -> dict[str, Any]:

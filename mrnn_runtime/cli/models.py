@@ -20,7 +20,8 @@ def models(
 ) -> None:
     """List the installed models, and what each costs.
 
-    An asterisk marks the one that is used without --model. MB is what it takes on disk, its
+    An asterisk marks the one that is used without --model. The version is the model's own, beside
+    that of its package. MB is what it takes on disk, its
     references included. Behind int8 stands how many times faster than in fp32 it was where it was
     made; mrnn bench measures a model where you are.
     """
@@ -45,11 +46,12 @@ def models(
         typer.echo(json.dumps(records, indent=1))
     elif records:
         output.table(
-            ["name", "", "package", "precision", "MB", "summary"],
+            ["name", "", "version", "package", "precision", "MB", "summary"],
             [
                 [
                     str(record["name"]),
                     "*" if record["default"] else "",
+                    str(record["model_version"]),
                     f"{record['dist']} {record['version']}",
                     str(record["precision"]) + (f" x{record['speed']}" if record["speed"] else ""),
                     str(record["megabytes"]),
@@ -63,18 +65,23 @@ def models(
 
 
 def _cost(name: str) -> dict[str, str | float | None]:
-    """Return the precision of a model, its size on disk, and its speed as a multiple of fp32's."""
+    """Return version and precision of a model, MB on disk, and speed as a multiple of fp32's."""
     try:
         bundle = load_bundle(find_model(name))
     except MrnnError as error:  # the others are listed all the same
         output.complain(error)
-        return {"precision": "?", "megabytes": None, "speed": None}
+        return {"model_version": "?", "precision": "?", "megabytes": None, "speed": None}
     speed = None
     match bundle.training:
         case {"quantized": {"speed": float(measured)}}:
             speed = round(measured, 1)
     size = sum(fact.bytes for fact in bundle.files.values())
-    return {"precision": bundle.precision, "megabytes": round(size / 1e6, 1), "speed": speed}
+    return {
+        "model_version": bundle.version,
+        "precision": bundle.precision,
+        "megabytes": round(size / 1e6, 1),
+        "speed": speed,
+    }
 
 
 def verify(

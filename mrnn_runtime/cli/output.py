@@ -70,6 +70,21 @@ def warn(text: str, *, prefix: str = "mrnn: ") -> None:
     print(prefix + one_line(text), file=sys.stderr)
 
 
+@contextmanager
+def logged_warnings() -> Iterator[None]:
+    """Show what the runtime logs while the block runs, as warnings of the command line."""
+    import logging
+
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warn(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+    logger = logging.getLogger("mrnn_runtime")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def note(text: str) -> None:
     """Write one line to stderr that -q leaves out."""
     if _verbosity >= 0:

@@ -77,12 +77,15 @@ def csv_row(row: Sequence[object]) -> str:
 
 
 @contextmanager
-def records_to(output: Path | None, *, append: bool = False) -> Iterator[Callable[[str], object]]:
+def records_to(
+    output: Path | None, *, append: bool = False, goes_on: bool = False
+) -> Iterator[Callable[[str], object]]:
     """Give a function that writes one record, to stdout or to a file, as UTF-8.
 
     Args:
         output: the file, or None.
         append: whether to go on behind what the file holds.
+        goes_on: whether --resume could go on with the file, so that an error may say so.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -101,16 +104,18 @@ def records_to(output: Path | None, *, append: bool = False) -> Iterator[Callabl
     try:
         file = os.open(output, mode, 0o666)
     except OSError as error:
+        advice = "make the folder first, or " if isinstance(error, FileNotFoundError) else ""
         raise UsageError(
-            f"cannot write {output}: {error.strerror}", hint="choose another --output"
+            f"cannot write {output}: {error.strerror}", hint=f"{advice}choose another --output"
         ) from error
+    advice = "make room, then go on with --resume" if goes_on else "make room"
     try:
-        yield lambda text: _write(file, output, text)
+        yield lambda text: _write(file, output, text, advice)
     finally:
         os.close(file)
 
 
-def _write(file: int, output: Path, text: str) -> None:
+def _write(file: int, output: Path, text: str, advice: str) -> None:
     rest = text.encode("utf-8", "surrogateescape")
     size = os.fstat(file).st_size
     try:
@@ -119,7 +124,4 @@ def _write(file: int, output: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):  # what is no file cannot be cut
             os.ftruncate(file, size)
-        raise MrnnError(
-            f"cannot write {output}: {error.strerror}",
-            hint="make room, then go on with --resume",
-        ) from error
+        raise MrnnError(f"cannot write {output}: {error.strerror}", hint=advice) from error

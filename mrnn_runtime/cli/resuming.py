@@ -27,7 +27,7 @@ _CAPTION = {
 _BEGINNING = '{"path": "'
 
 
-def resume(output: Path, form: Format) -> set[str]:
+def resume(output: Path, form: Format, option: str) -> set[str]:
     """Leave the whole good records in a file of results, and return the paths that they are about.
 
     Records of errors and a last one that was cut off are taken out, to be made again.
@@ -35,6 +35,7 @@ def resume(output: Path, form: Format) -> set[str]:
     Args:
         output: the file; need not exist.
         form: the format that it must have.
+        option: which asks for it.
 
     Raises:
         UsageError: the format is text, or the file cannot be read or written, is no file, or holds
@@ -42,11 +43,13 @@ def resume(output: Path, form: Format) -> set[str]:
     """
     if form is Format.TEXT:
         raise UsageError(
-            "--resume does not go on with text, where a record has no end of its own",
+            f"{option} does not go on with text, where a record has no end of its own",
             hint="use --format jsonl or csv, or a name such as captions.jsonl",
         )
     if output.exists() and not output.is_file():
-        raise UsageError(f"{output} is no file that --resume can read", hint="leave --resume out")
+        raise UsageError(
+            f"{output} is no file that {option} can read", hint="choose another --output"
+        )
     try:
         text = output.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -60,7 +63,7 @@ def resume(output: Path, form: Format) -> set[str]:
     except (ValueError, RecursionError, csv.Error) as error:
         raise UsageError(
             f"{output} holds no results of --format {form}: {error}",
-            hint="resume with the format that it was begun in",
+            hint="go on with the format that it was begun in",
         ) from error
     good = header(form) * bool(whole) + "".join(record for _, record in kept)
     if good != text:

@@ -72,6 +72,11 @@ def search(
     if bool(paths) == bool(stored):
         raise UsageError("name photos, or a --gallery", hint="one of the two")
     if stored:
+        if cache or no_cache:
+            raise UsageError(
+                "--cache and --no-cache are for PATH, a --gallery needs no cache",
+                hint="leave it out",
+            )
         captioner = load(model, provider=provider)
         _tell_unknown(captioner, [sentence])
         matches = find_photos(captioner, sentence, open_stored(captioner, stored), top=top)
@@ -124,8 +129,9 @@ def rank(
     try:
         lines = [line.strip() for line in sentences.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"{sentences} cannot be read: {error}", hint="a text file, one sentence a line"
+            f"{sentences} cannot be read: {why}", hint="a text file, one sentence a line"
         ) from error
     wanted = list(dict.fromkeys(line for line in lines if line))
     if not wanted:

@@ -54,10 +54,21 @@ class Targets:
                     f"--sidecar would write over {path}", hint="move it, or take another kind"
                 )
 
-    def done(self, images: Sequence[Path]) -> set[Path]:
-        """Return the images that are done already; none where no target says so."""
+    @property
+    def can_go_on(self) -> bool:
+        """Whether --resume can go on with what a run has written."""
         if self.output:
-            paths = resuming.resume(self.output, self.form)
+            is_file = os.path.isfile(self.output) or not os.path.exists(self.output)
+            return is_file and self.form is not results.Format.TEXT and not self.report
+        return bool(self.keepers)
+
+    def done(self, images: Sequence[Path], *, option: str) -> set[Path]:
+        """Return the images that are done already; none where no target says so.
+
+        ``option`` is the one that asks.
+        """
+        if self.output:
+            paths = resuming.resume(self.output, self.form, option)
             return {image for image in images if str(image) in paths}
         return {
             image
@@ -76,7 +87,7 @@ class Targets:
                 "--resume does not know what is done",
                 hint="name the results: --output, --sidecar or --write-metadata",
             )
-        done = self.done(images)
+        done = self.done(images, option="--resume")
         rest = [image for image in images if image not in done]
         speech.note(f"{len(images) - len(rest)} of {len(images)} images are done")
         return rest
@@ -103,7 +114,7 @@ class Targets:
 
         Returns:
             How many are captioned or failed, and of the captioned how many are unsure (kept back)
-            or kept (an XMP file has a caption already).
+            or kept (an XMP file or the photo has a caption already).
         """
         tally: Counter[str] = Counter()
         with ExitStack() as stack:
@@ -112,7 +123,9 @@ class Targets:
             add: Callable[[Caption], None] | None = None
             if self.report:
                 add = stack.enter_context(optional(_REPORT).write_report(self.report))
-            write = stack.enter_context(results.records_to(self.output, append=resume))
+            goes_on = bool(total) and self.can_go_on
+            target = results.records_to(self.output, append=resume, goes_on=goes_on)
+            write = stack.enter_context(target)
             if not (resume and self.output and self.output.stat().st_size):
                 write(results.header(self.form))
             watched = stack.enter_context(speech.progress(captions, total))
@@ -126,7 +139,6 @@ class Targets:
                         tally["unsure"] += 1
                     tally.update(self._write_one(kept, write, done))
             except KeyboardInterrupt:
-                goes_on = total and (self.output or self.keepers)
                 advice = "; --resume goes on" if goes_on else ""
                 images = tally["captioned"] + tally["failed"]
                 of_all = f" of {total}" if total else ""
@@ -164,11 +176,10 @@ def _keep(keeper: Keeper, result: Caption) -> bool:
         return keeper.keep(result)
     except OSError as error:
         raise ImageError(
-            f"{place} cannot be written: {error.strerror}", hint="check the folder's permissions"
+            f"{place} cannot be written: {error.strerror or error}",
+            hint="check the folder's permissions",
         ) from error
     except ValueError as error:
-        raise ImageError(
-            f"{place} cannot be written: {error}", hint="save the file anew, or move it away"
-        ) from error
+        raise ImageError(f"{place} cannot be written: {error}") from error
     except ImageError as error:
         raise ImageError(f"{place} cannot be written: {error.message}", hint=error.hint) from error

@@ -76,9 +76,10 @@ def _begun(
 class Budget:
     """Bytes that several threads share: who claims more than are left waits for the others."""
 
-    def __init__(self, total: int) -> None:
-        """Start with ``total`` bytes that are free."""
+    def __init__(self, total: int, *, by: str = "") -> None:
+        """Start with ``total`` bytes that are free; ``by`` says in errors what allows so many."""
         self._total = self._free = total
+        self._by = by
         self._changed = Condition()
 
     @contextmanager
@@ -92,9 +93,8 @@ class Budget:
         def claim(count: int) -> None:
             nonlocal held
             if count > self._total:
-                raise MemoryError(
-                    f"it takes {-(-count // 10**6)} MB, and {self._total // 10**6} MB are allowed"
-                )
+                need, most = -(-count // 10**6), self._total // 10**6
+                raise MemoryError(f"it takes {need} MB, and {most} MB are allowed{self._by}")
             with self._changed:
                 self._changed.wait_for(lambda: self._free >= count)
                 self._free -= count

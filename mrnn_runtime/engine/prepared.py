@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mrnn_runtime.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,8 +27,16 @@ _OTHERS_WRITE = 0o022
 
 
 def cache_folder() -> Path:
-    """Return the folder below which all caches are kept where no other is named."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mrnn")
+    """Return the folder below which all caches are kept where no other is named.
+
+    Raises:
+        UsageError: the user has no home, and XDG_CACHE_HOME names no absolute path.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    folder = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
+    if not os.path.isabs(folder):
+        raise UsageError("there is no home folder to keep a cache in", hint="set XDG_CACHE_HOME")
+    return Path(folder, "mrnn")
 
 
 def place_of(graph: str, *facts: object) -> Path | None:
@@ -40,7 +50,7 @@ def place_of(graph: str, *facts: object) -> Path | None:
         The path, or None where the CPU is not known or no folder is this user's alone.
     """
     # No such file of the system, no home, no permission; no owners of files.
-    with suppress(OSError, RuntimeError, AttributeError):
+    with suppress(OSError, UsageError, AttributeError):
         with _CPU.open() as file:  # all cores are alike; a large machine lists hundreds
             lines = file.read(2**13).partition("\n\n")[0].splitlines()
         cpu = [line for line in lines if line.startswith(("model name", "flags", "Features"))]

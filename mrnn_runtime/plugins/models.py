@@ -27,17 +27,34 @@ def find_model(model: str | Path | None = None, *, plugins: PluginManager | None
     if isinstance(model, Path):
         return model
     plugins = plugins or manager()
+    installed = list(plugins.components("models"))
     name = model or default_model(plugins)
-    folder = Path(name)
-    if folder.name != name or (name not in plugins.components("models") and folder.is_dir()):
-        return folder
+    path = Path(name)
+    if path.name != name or (name not in installed and os.path.exists(name)):
+        return path  # of what is no folder, loading says so
     try:
         target = plugins.load("models", name)
     except UsageError as error:
-        advice = "install one (pip install mrnn-everyday) or name the folder of a bundle"
-        raise UsageError(error.message, hint=f"{error.hint}; {advice}") from None
+        raise _unknown(error, installed, is_named=bool(model)) from None
     with blaming(f"model {name!r}"):
         return Path(target())
+
+
+def _unknown(error: UsageError, installed: list[str], *, is_named: bool) -> UsageError:
+    """Return the error of a name that no model has; the caller may have named none."""
+    by = "" if is_named else ", which the variable MRNN_MODEL names"
+    if is_named or os.environ.get("MRNN_MODEL"):
+        advice = "install one (pip install mrnn-everyday) or name the folder of a bundle"
+        return UsageError(error.message + by, hint=f"{error.hint}; {advice}")
+    if installed:
+        return UsageError(
+            "several models are installed, and none is named",
+            hint=f"name one with --model, or in MRNN_MODEL: {', '.join(installed)}",
+        )
+    return UsageError(
+        "no model is installed",
+        hint="pip install mrnn-everyday, or name the folder of a bundle with --model",
+    )
 
 
 def default_model(plugins: PluginManager | None = None) -> str:

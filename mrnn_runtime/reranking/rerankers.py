@@ -39,7 +39,7 @@ def consensus_cider(bundle: Bundle, options: RerankOptions) -> Consensus:
     """
     references = load_references(bundle, options.references)
     similarity = partial(cider_d, frequencies=references.frequencies)
-    return _consensus(references, similarity, options, m=125)
+    return _consensus(bundle, references, similarity, options, m=125)
 
 
 def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
@@ -48,11 +48,16 @@ def consensus_bleu(bundle: Bundle, options: RerankOptions) -> Consensus:
     Raises:
         BundleError: there are no references, or they are damaged or another model's.
     """
-    return _consensus(load_references(bundle, options.references), bleu_f1, options, m=175)
+    return _consensus(bundle, load_references(bundle, options.references), bleu_f1, options, m=175)
 
 
 def _consensus(
-    references: References, similarity: Similarity, options: RerankOptions, *, m: int
+    bundle: Bundle,
+    references: References,
+    similarity: Similarity,
+    options: RerankOptions,
+    *,
+    m: int,
 ) -> Consensus:
     return Consensus(
         references,
@@ -60,6 +65,9 @@ def _consensus(
         k=options.k or 60,
         m=options.m or m,
         leave_one_out=options.leave_one_out,
+        # The caller has asked for neither what a bundle records nor what stands here.
+        asked_k=options.k not in {None, *(own.k for own in bundle.rerank_options.values())},
+        asked_m=options.m not in {None, *(own.m for own in bundle.rerank_options.values())},
     )
 
 
@@ -77,6 +85,8 @@ class Consensus:
         k: int,
         m: int,
         leave_one_out: bool = False,
+        asked_k: bool = True,
+        asked_m: bool = True,
     ) -> None:
         """Ask references.
 
@@ -86,14 +96,20 @@ class Consensus:
             k: how many references vote.
             m: how many similarities count.
             leave_one_out: whether a reference that is the photo itself has no vote.
+            asked_k: whether to warn where there are fewer than k references.
+            asked_m: whether to warn where these have fewer than m captions.
         """
         self._references = references
         self._similarity = similarity
         self._k, self._m = k, m
         self._leave_out = SAME_PHOTO if leave_one_out else 0.0
-        self._warned = False
-        if k > len(references):
-            _log.warning("k is %d, but there are %d references; all vote", k, len(references))
+        self._warns = asked_m
+        if asked_k and k > len(references):
+            _log.warning(
+                "there are only %d reference photos, fewer than --neighbours %d; all of them vote",
+                len(references),
+                k,
+            )
 
     def score(
         self, images: EncodedImages, candidates: Sequence[Sequence[Candidate]]
@@ -133,12 +149,14 @@ class Consensus:
         captions = self._references.captions_of(rows)
         if not hypotheses or not len(captions):
             return [0.0] * len(hypotheses)
-        if len(captions) < self._m and not self._warned:
-            self._warned = True
+        if self._warns and len(captions) < self._m:
+            self._warns = False
             _log.warning(
-                "m is %d, but the nearest references have %d captions; all count",
-                self._m,
+                "the %d nearest reference photos have only %d captions, fewer than --votes %d; all"
+                " of them count",
+                len(rows),
                 len(captions),
+                self._m,
             )
         return mean_of_largest(self._similarity(hypotheses, captions), self._m)
 

@@ -18,6 +18,7 @@ from mrnn_runtime.bundle.atomic import replacing
 from mrnn_runtime.engine.inputs import NamedImage, find_images, read_images
 from mrnn_runtime.engine.parallel import Budget
 from mrnn_runtime.engine.prepared import cache_folder
+from mrnn_runtime.errors import UsageError
 from mrnn_runtime.types import EncodedImages
 
 if TYPE_CHECKING:
@@ -62,9 +63,13 @@ class Gallery:
         return self.paths[row]
 
 
-def default_cache() -> Path:
-    """Return the folder where encoded photos are kept where no other is named."""
-    return cache_folder() / "search"
+def default_cache() -> Path | None:
+    """Return the folder where encoded photos are kept where no other is named; None without one."""
+    try:
+        return cache_folder() / "search"
+    except UsageError as error:
+        _log.warning("%s; the next query encodes again", error)
+        return None
 
 
 def open_gallery(

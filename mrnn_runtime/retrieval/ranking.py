@@ -134,7 +134,7 @@ def _words(captioner: Captioner, sentence: str) -> list[int]:
     if not set(ids) - {captioner.model.tokens.unk}:
         raise UsageError(
             f"the model knows no word of {sentence!r}",
-            hint="use other words; it was trained on one language, and on a few thousand of them",
+            hint="use other words; the model knows a few thousand words of one language",
         )
     return ids
 

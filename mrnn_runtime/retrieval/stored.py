@@ -56,10 +56,18 @@ class StoredGallery:
             yield EncodedImages(some, np.zeros((count, 1), np.float32))
 
     def path(self, row: int) -> Path:
-        """Return the path of a photo."""
-        with self.names.open("rb") as file:
-            file.seek(int(self.offsets[row]))
-            return Path(json.loads(file.read(int(self.offsets[row + 1] - self.offsets[row]))))
+        """Return the path of a photo.
+
+        Raises:
+            UsageError: its line is damaged, or cannot be read.
+        """
+        start, end = self.offsets[row : row + 2].tolist()
+        try:
+            with self.names.open("rb") as file:
+                file.seek(start)
+                return Path(json.loads(file.read(end - start)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise _damaged(self.names.parent, f"line {row + 1} of its paths: {error}") from error
 
 
 def open_stored(captioner: Captioner, folder: Path) -> StoredGallery:
@@ -87,8 +95,15 @@ def open_stored(captioner: Captioner, folder: Path) -> StoredGallery:
             inputs[name] = array
         if offsets.dtype != np.int64 or offsets.shape != (count + 1,):
             raise ValueError(f"offsets are {offsets.dtype} {list(offsets.shape)}")
+        names = folder / "paths.txt"
+        if (size := names.stat().st_size) != offsets[-1]:
+            raise ValueError(f"{names.name} has {size} bytes, not {offsets[-1]}")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(
-            f"{folder} holds no gallery that can be read: {error}", hint="mrnn ray index writes one"
-        ) from error
-    return StoredGallery(inputs, offsets, folder / "paths.txt")
+        raise _damaged(folder, error) from error
+    return StoredGallery(inputs, offsets, names)
+
+
+def _damaged(folder: Path, why: object) -> UsageError:
+    return UsageError(
+        f"{folder} holds no gallery that can be read: {why}", hint="mrnn ray index writes one"
+    )

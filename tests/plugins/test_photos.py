@@ -298,7 +298,7 @@ class TestCommand:
         (tmp_path / "in" / "link.jpg").symlink_to(photos / "b.jpg")
         done = caption(tmp_path / "in", "--overwrite")
         assert done.code == 1
-        assert "link.jpg is a link" in done.err
+        assert "link.jpg is a link, which may lead anywhere\n" in done.err
         assert (photos / "b.jpg").read_bytes() == before
         assert (tmp_path / "in" / "link.jpg").is_symlink()
 
@@ -534,6 +534,17 @@ def test_only_folders_are_watched(mrnn, photos, what):
     path = {"file": photos / "b.jpg", "nothing": photos / "no", "stdin": "-"}.get(what, photos)
     more = ["--report", photos / "a.html"] if what == "report" else []
     assert mrnn("caption", "--watch", path, *more).code == 2
+
+
+@pytest.mark.parametrize("kind", ["text", "pipe"])
+def test_an_output_that_watching_cannot_go_on_with(mrnn, photos, tmp_path, kind):
+    output = tmp_path / ("c.txt" if kind == "text" else "c.jsonl")
+    if kind == "pipe":
+        os.mkfifo(output)
+    result = mrnn("caption", "--watch", photos, "--output", output, "--model", tmp_path)
+    assert result.code == 2  # before the model, which is none, is loaded
+    assert "--watch" in result.err
+    assert "--resume" not in result.err
 
 
 def test_optional_names_the_package():

@@ -315,8 +315,17 @@ def test_the_only_installed_model_is_the_default(tiny_bundle, install, monkeypat
 
 def test_of_several_models_the_environment_chooses(tiny_bundle, install, monkeypatch):
     install("tiny", models("one", "two", folder=tiny_bundle))
-    with pytest.raises(UsageError, match="unknown model 'everyday'"):
+    with pytest.raises(
+        UsageError, match="several models are installed, and none is named"
+    ) as error:
         find_model()
+    assert error.value.hint.endswith(": one, two")
+    monkeypatch.setenv("MRNN_MODEL", "three")
+    with pytest.raises(UsageError, match="'three', which the variable MRNN_MODEL names"):
+        find_model()
+    with pytest.raises(UsageError) as error:
+        find_model("three")
+    assert error.value.message == "unknown model 'three'"
     monkeypatch.setenv("MRNN_MODEL", "two")
     assert find_model() == tiny_bundle
     monkeypatch.setenv("MRNN_MODEL", str(tiny_bundle))
@@ -334,8 +343,16 @@ def test_an_unknown_model_gets_close_matches_and_what_to_install(tiny_bundle, in
 def test_without_any_model_the_error_says_what_to_install(only_builtins):
     with pytest.raises(UsageError) as caught:
         load()
-    assert "no model is installed" in caught.value.hint
+    assert caught.value.message == "no model is installed"
     assert "pip install mrnn-everyday" in caught.value.hint
+
+
+def test_a_file_is_no_bundle(tmp_path, only_builtins, monkeypatch):
+    (tmp_path / "caption.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("caption.onnx", "./caption.onnx"):
+        with pytest.raises(BundleError, match=r"caption\.onnx is no bundle: it is a file"):
+            load(name)
 
 
 def test_an_installed_name_is_never_taken_for_a_folder(tiny_bundle, install, tmp_path, monkeypatch):

@@ -244,14 +244,15 @@ def test_models(mrnn, install, tiny_bundle):
 
 
 def test_models_that_are_installed(mrnn, install, tiny_bundle):
-    install("tiny", MODEL.replace("FOLDER", repr(str(tiny_bundle))))
+    install("tiny", MODEL.replace("FOLDER", repr(str(tiny_bundle))), version="2.5")
     result = mrnn("models")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[1].split() == [
         "tiny",
         "*",
-        "tiny-dist",
         "1.0",
+        "tiny-dist",
+        "2.5",
         "fp32",
         "0.0",
         "random",
@@ -262,8 +263,9 @@ def test_models_that_are_installed(mrnn, install, tiny_bundle):
             "name": "tiny",
             "summary": "random words",
             "dist": "tiny-dist",
-            "version": "1.0",
+            "version": "2.5",
             "default": True,
+            "model_version": "1.0",
             "precision": "fp32",
             "megabytes": 0.0,
             "speed": None,

@@ -142,6 +142,16 @@ def test_references_of_ones_own(records, photos, references):
     assert explained == plain
 
 
+def test_what_is_logged_is_a_warning_of_the_command_line(caption, photos, references):
+    args = (photos, "--reranker", "consensus-cider", "--references", references)
+    for _ in range(2):  # each run tells it once
+        assert caption(*args, "--votes", 500).err.splitlines()[:-1] == [
+            "mrnn: warning: the 3 nearest reference photos have only 5 captions, fewer than"
+            " --votes 500; all of them count"
+        ]
+    assert len(caption(*args).err.splitlines()) == 1  # nobody asked for so many
+
+
 def test_leave_one_out_leaves_the_photo_itself_out(records, photos, references):
     args = (photos, "--reranker", "consensus-bleu", "--references", references, "--explain")
     args = (*args, "--neighbours", 2, "--votes", 1, "--leave-one-out")

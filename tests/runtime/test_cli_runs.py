@@ -317,6 +317,20 @@ class TestSidecar:
         assert (many / "04.png.txt").is_file()
         assert not [p for p in many.iterdir() if p.name.startswith(".")]
 
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (OSError("odd"), "cannot be written: odd (check the folder's permissions)"),
+            (ValueError("it is a link"), "cannot be written: it is a link\n"),
+        ],
+    )
+    def test_why_it_cannot_be_written(self, caption, many, monkeypatch, error, said):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setattr("mrnn_runtime.cli.sidecars.TextFile.keep", fail)
+        assert said in caption(many / "03.png", "--sidecar", "txt").err
+
     def test_one_that_failed_is_made_again(self, caption, many, tmp_path):
         output = tmp_path / "out"
         options = ["--sidecar", "txt", "--format", "jsonl", "--output", output]
@@ -498,10 +512,15 @@ def test_a_full_disk(caption, many):
     result = caption(many, "--output", "/dev/full")
     assert result.code == 3
     assert "cannot write /dev/full: No space left" in result.err
-    assert "--resume" in result.err
+    assert "hint: make room\n" in result.err  # a device cannot be resumed
 
 
-def test_a_disk_that_fills_up_leaves_whole_records(caption, many, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "hint"), [("jsonl", "make room, then go on with --resume"), ("text", "make room")]
+)
+def test_a_disk_that_fills_up_leaves_whole_records(
+    caption, many, tmp_path, monkeypatch, form, hint
+):
     """Half a record is written, then there is no room."""
     output, write, calls = tmp_path / "out", os.write, []
 
@@ -514,10 +533,42 @@ def test_a_disk_that_fills_up_leaves_whole_records(caption, many, tmp_path, monk
         return write(file, data)
 
     monkeypatch.setattr("os.write", full)
-    result = caption(many, "--format", "jsonl", "--output", output)
+    result = caption(many, "--format", form, "--output", output)
     monkeypatch.undo()
     assert result.code == 3
-    assert len([json.loads(line) for line in output.read_text().splitlines()]) == 4
+    assert f"hint: {hint}\n" in result.err
+    text = output.read_text()
+    assert (text.count("\n"), text[-1]) == (4, "\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--output", "out.jsonl"], "; --resume goes on"),
+        (["--output", "out.jsonl", "--report", "out.html"], ""),
+        (["--output", "out.txt"], ""),
+        (["--output", "out.txt", "--sidecar", "txt"], ""),
+        (["--sidecar", "txt"], "; --resume goes on"),
+        ([], ""),
+    ],
+)
+def test_who_stops_a_run_hears_of_resume_where_it_works(
+    caption, many, tmp_path, monkeypatch, options, said
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mrnn_runtime.cli.targets.Targets._write_one", stop)
+    result = caption(many, *options)
+    assert result.code == 130
+    assert f"stopped after 0 of 12 images{said}\n" in result.err
+
+
+def test_a_folder_of_the_output_that_is_missing(caption, many, tmp_path):
+    result = caption(many, "--output", tmp_path / "no" / "out.jsonl")
+    assert result.code == 2
+    assert "hint: make the folder first, or choose another --output\n" in result.err
 
 
 def test_a_signal_before_the_first_image(mrnn, many, monkeypatch, tiny_bundle):

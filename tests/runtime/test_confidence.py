@@ -108,6 +108,9 @@ def test_unsure_captions_are_kept_back_and_counted(mrnn, calibrated: Path, photo
             assert (record["caption"], record["candidates"]) == (None, [])
         else:
             assert record == before
+    (photos / "z.png").write_bytes(b"no image")  # which is no caption
+    assert "1 of 3 captions kept back" in run("--min-confidence", sure).err
+    (photos / "z.png").unlink()
     assert len(run("--min-confidence", sure).out.splitlines()) == 2
     rows = csv.DictReader(io.StringIO(run("--format", "csv", "--min-confidence", sure).out))
     assert sorted(bool(row["caption"]) for row in rows) == [False, True, True]

@@ -1,5 +1,7 @@
 """mrnn.toml, what is said on stderr, completion, and patterns that a shell left alone."""
 
+import os
+
 import pytest
 
 from mrnn_runtime.cli import build, config
@@ -113,6 +115,18 @@ def test_a_folder_of_photos_says_nothing_about_the_run(write, caption, photos, m
     }
 
 
+def test_the_users_own_file_may_lie_where_nobody_may_look(here, caption, photos, monkeypatch):
+    stat = os.stat
+
+    def refused(path, **options):
+        if str(path) == str(here / "mrnn.toml"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr("os.stat", refused)
+    assert caption(photos / "a.png").code == 0
+
+
 def test_the_users_own_file_may_be_missing(caption, photos, monkeypatch):
     monkeypatch.delenv("MRNN_CONFIG", raising=False)
     for folder in (str(photos), "relative"):
@@ -146,8 +160,12 @@ def test_quiet_leaves_what_goes_wrong(caption, photos):
 
 
 def test_verbose_says_what_runs(caption, photos):
-    result = caption(photos, "-v")
-    assert "tiny 1.0 on CPUExecutionProvider; decoder beam, reranker none" in result.err
+    options = ("--ban", "dog", "--prefix", "a", "--length-penalty", 0.5, "--exact")
+    result = caption(photos, "-v", *options, "--workers", 2)
+    assert (
+        "mrnn: tiny 1.0 on CPUExecutionProvider; beam, beam-size 3, max-length 8,"
+        " length-penalty 0.5, exact; reranker none; workers 2, threads 1, batch-size 4\n"
+    ) in result.err
     assert "tiny 1.0" not in caption(photos).err
 
 

@@ -137,12 +137,12 @@ def test_more_than_there_is_is_used_as_far_as_it_goes_and_said(references, caplo
     expected = everything.score(images(2), [candidates(3)] * 2)
     assert not caplog.records
     greedy = Consensus(references, cider, k=1000, m=1000)
-    assert "k is 1000, but there are 40 references" in caplog.text
+    assert "only 40 reference photos, fewer than --neighbours 1000" in caplog.text
     for _ in range(3):
         assert greedy.score(images(2), [candidates(3)] * 2) == expected
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == 2
-    assert "m is 1000, but the nearest references have 120 captions" in said[1]
+    assert "nearest reference photos have only 120 captions, fewer than --votes 1000" in said[1]
 
 
 def test_without_any_neighbour_nobody_is_preferred():
@@ -198,6 +198,20 @@ def test_options_that_are_not_given_are_the_bundles_for_that_reranker(captioner,
     assert scores(RerankOptions()) == (
         scores(RerankOptions(), **{"consensus-bleu": RerankOptions(k=3, m=2)})
     )
+
+
+def test_numbers_that_nobody_asked_for_are_no_reason_to_warn(captioner, folder, caplog):
+    many = RerankOptions(k=1000, m=1000)
+    recorded = dataclasses.replace(captioner.bundle, rerank_options={"consensus-cider": many})
+    for bundle, options, warnings in (
+        (captioner.bundle, RerankOptions(), 0),
+        (recorded, many, 0),
+        (captioner.bundle, many, 2),
+    ):
+        caplog.clear()
+        options = dataclasses.replace(options, references=folder)
+        consensus_cider(bundle, options).score(images(1), [candidates(3)])
+        assert len(caplog.records) == warnings
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"m": -1}, {"k": 1.5}, {"m": True}])

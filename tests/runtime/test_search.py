@@ -23,6 +23,7 @@ from mrnn_runtime.retrieval.ranking import (
     save_background,
 )
 from mrnn_runtime.retrieval.scorer import load_scorer
+from mrnn_runtime.retrieval.stored import open_stored
 
 SENTENCES = ["a man", "a dog runs on grass", "the man 's hat", "dog"]
 
@@ -240,6 +241,7 @@ class TestCache:
         Image.new("RGB", (400, 300)).save(photos / "large.png")
         gallery = open_gallery(captioner, [photos / "a.png", photos / "large.png"])
         assert list(gallery.errors) == [photos / "large.png"]
+        assert str(gallery.errors[photos / "large.png"]).endswith("are allowed (scale it down)")
 
 
 class TestCommands:
@@ -265,6 +267,15 @@ class TestCommands:
         assert [record["rank"] for record in records] == [1, 2]
         assert records[0]["log_prob"] >= records[1]["log_prob"]
         assert not (tmp_path / "home").exists()
+
+    @pytest.mark.parametrize("named", ["", "relative"])
+    def test_a_user_without_a_home_has_no_cache(self, ask, photos, tmp_path, monkeypatch, named):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no HOME, no entry in passwd
+        result = ask("search", "a dog", photos)
+        assert (result.code, len(result.out.splitlines())) == (0, 3)
+        assert {path.name for path in tmp_path.iterdir()} & {"relative", "~"} == set()
 
     def test_rank(self, ask, photos, tmp_path):
         file = tmp_path / "sentences.txt"
@@ -338,3 +349,46 @@ class TestCommands:
     def test_options_that_exclude_each_other(self, ask, photos, tmp_path):
         result = ask("search", "a dog", photos, "--cache", tmp_path, "--no-cache")
         assert result.code == 2
+        for option in (["--cache", tmp_path], ["--no-cache"]):
+            result = ask("search", "a dog", "--gallery", tmp_path, *option)
+            assert result.code == 2
+            assert "--cache and --no-cache are for PATH" in result.err
+
+
+class TestStored:
+    @pytest.fixture
+    def folder(self, tiny_bundle, captioner, photos, tmp_path):
+        folder = tmp_path / "gallery"
+        folder.mkdir()
+        gallery = open_gallery(captioner, [photos])
+        for name, array in gallery.images.inputs.items():
+            np.save(folder / f"{name}.npy", array.astype(np.float16))
+        lines = [json.dumps(str(path)).encode() + b"\n" for path in gallery.paths]
+        np.save(folder / "offsets.npy", np.cumsum([0, *map(len, lines)], dtype=np.int64))
+        (folder / "paths.txt").write_bytes(b"".join(lines))
+        encoder = captioner.bundle.files[captioner.bundle.encoder.file].sha256
+        facts = {"encoder": encoder, "photos": len(lines)}
+        (folder / "gallery.json").write_text(json.dumps(facts))
+        return folder
+
+    def test_it_is_ranked(self, captioner, folder, photos):
+        matches = find_photos(captioner, "a dog", open_stored(captioner, folder))
+        expected = find_photos(captioner, "a dog", open_gallery(captioner, [photos]))
+        assert {match.path for match in matches} == {match.path for match in expected}
+
+    @pytest.mark.parametrize("change", [None, lambda data: b"", lambda data: data + b"\n"])
+    def test_paths_that_are_cut_or_missing(self, captioner, folder, change):
+        file = folder / "paths.txt"
+        file.write_bytes(change(file.read_bytes())) if change else file.unlink()
+        with pytest.raises(UsageError, match=r"no gallery that can be read: .*paths\.txt"):
+            open_stored(captioner, folder)
+
+    @pytest.mark.parametrize("byte", [b"x", b"7", b"[", b"\xff"])
+    def test_paths_that_are_damaged(self, captioner, folder, byte):
+        file = folder / "paths.txt"
+        file.write_bytes(byte * file.stat().st_size)
+        gallery = open_stored(captioner, folder)
+        for damaged in (gallery, gallery):
+            with pytest.raises(UsageError, match="line 1 of its paths"):
+                damaged.path(0)
+            file.unlink(missing_ok=True)

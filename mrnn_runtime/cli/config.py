@@ -55,7 +55,7 @@ def _path() -> Path | None:
         return Path(named) if named else None
     folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     own = Path(folder, "mrnn", "mrnn.toml")
-    # Path.is_file raises where the folder may not be looked at, before Python 3.14.
+    # Path.is_file of Python 3.11 raises where the folder may not be looked at.
     return own if own.is_absolute() and os.path.isfile(own) else None
 
 

@@ -82,12 +82,13 @@ def image_case(number, seed, scratch, seeds):
 def metadata_case(number, seed, scratch, seeds):
     """Write a caption into one hostile photo, as --write-metadata does."""
     from mrnn_photos import metadata
+    from mrnn_photos.reading import read_file
 
     data, done = mutated_image(random.Random(f"metadata {seed} {number}"), seeds)
     path = scratch / "photo.jpg"
     path.write_bytes(data)
     try:
-        made = metadata.with_caption(metadata.read_photo(path), "a dog")
+        made = metadata.with_caption(read_file(path, 2**28), "a dog")
     except (ImageError, ValueError):
         return done, "refused"
     return done, "taken" if metadata.caption_of(made) == "a dog" else "WRONG: no caption"

@@ -42,10 +42,11 @@ SEQUENCES = {
 }
 
 
-def _step(place, random):
-    if random.random() < 0.3:
-        count = random.choice((0, 1, 2, 5, 16, 17, 200))
-        return {"type": "Sequence", SEQUENCES[place]: [_step(place, random)] * count}
+def _step(place, random, depth=0):
+    if depth < 3 and random.random() < 0.3:
+        # The longest ones outside only: inside of each other they would fill our own memory.
+        count = random.choice((0, 1, 2) if depth else (0, 1, 2, 5, 16, 17, 200))
+        return {"type": "Sequence", SEQUENCES[place]: [_step(place, random, depth + 1)] * count}
     kind = random.choice(list(STEPS))
     return {"type": kind, **{name: _parameter(name, random) for name in STEPS[kind]}}
 

@@ -274,8 +274,8 @@ def draw_curves(systems: dict[str, System]) -> None:
             style = ("-", "--", ":")[place // 10]
             axes.plot(range(1, len(curve) + 1), curve, style, label=name, linewidth=1.4)
     axes.set(xlabel="epoch", ylabel="perplexity, dev split", yscale="log")
-    ticks = [16, 18, 20, 25, 30, 40, 60, 100]
-    axes.set(ylim=(16, 100), yticks=ticks, yticklabels=[str(tick) for tick in ticks])
+    ticks = [15, 18, 20, 25, 30, 40, 60, 100]
+    axes.set(ylim=(15, 100), yticks=ticks, yticklabels=[str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)

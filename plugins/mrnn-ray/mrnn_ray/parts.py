@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import tarfile
 import zlib
 from dataclasses import asdict, dataclass, field, replace
@@ -195,7 +196,8 @@ def open_source(inputs: Sequence[str], *, column: str, name: str) -> tuple[Sourc
         listed = sorted(_find(filesystem, path, pattern))
         if not listed:
             raise UsageError(
-                f"{place} holds no photos", hint="photos, tars and Parquet files are looked for"
+                f"{_shown(place)} holds no photos",
+                hint="photos, tars and Parquet files are looked for",
             )
         scheme = "" if is_local else f"{place.partition('://')[0]}://"
         files += [
@@ -220,7 +222,8 @@ def open_place(place: str) -> tuple[FileSystem, str]:
     try:
         filesystem, path = FileSystem.from_uri(place)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place.partition('?')[0]} cannot be opened: {error}") from error
+        why = str(error).replace(place, _shown(place))
+        raise UsageError(f"{_shown(place)} cannot be opened: {why}") from None
     return filesystem, path
 
 
@@ -278,8 +281,15 @@ def _listed(place: str) -> list[str]:
         with filesystem.open_input_stream(path) as file:
             text = file.read().decode("utf-8", "surrogateescape")
     except OSError as error:
-        raise UsageError(f"{place} cannot be read: {error}") from error
+        raise UsageError(f"{_shown(place)} cannot be read: {error}") from error
     return [line for line in text.splitlines() if line.strip()]
+
+
+def _shown(place: str) -> str:
+    """Return a place as errors may show it: a URI without user, password and options."""
+    if "://" not in place:
+        return place
+    return re.sub("(?<=://)[^/@]*@", "", place.partition("?")[0])
 
 
 def _split(filesystem: FileSystem, place: str, *, is_local: bool) -> tuple[str, str]:

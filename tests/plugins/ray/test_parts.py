@@ -155,6 +155,15 @@ def test_what_cannot_be_taken_is_refused(tmp_path, monkeypatch, inputs, words):
         parts_of(*inputs)
 
 
+@pytest.mark.parametrize(
+    "uri", ["nothing://me:secret@a/b", "s3://me:secret@a/b?nonsense=1", "s3://me:secret@[/b"]
+)
+def test_an_error_shows_no_password(uri):
+    with pytest.raises(UsageError, match="cannot be opened") as caught:
+        parts_of(uri)
+    assert "secret" not in str(caught.value)
+
+
 # Captions
 
 

@@ -293,7 +293,7 @@ def caption(
             shown,
             resume=resume or watch,
             min_confidence=min_confidence or 0.0,
-            done=done,
+            done=done if watch else None,
         )
     if tally["unsure"]:
         speech.note(

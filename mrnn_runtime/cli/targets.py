@@ -100,7 +100,7 @@ class Targets:
         *,
         resume: bool,
         min_confidence: float,
-        done: set[Path],
+        done: set[Path] | None = None,
     ) -> Counter[str]:
         """Write the results as they come, and count them.
 
@@ -110,7 +110,8 @@ class Targets:
             shown: candidates of each that are written.
             resume: whether the output goes on.
             min_confidence: captions below it are kept back.
-            done: gets the images whose captions are written.
+            done: gets the images whose captions are written, where that matters: it grows with
+                them.
 
         Returns:
             How many are captioned or failed, and of the captioned how many are unsure (kept back)
@@ -147,7 +148,7 @@ class Targets:
         return tally
 
     def _write_one(
-        self, result: Caption, write: Callable[[str], object], done: set[Path]
+        self, result: Caption, write: Callable[[str], object], done: set[Path] | None
     ) -> Iterator[str]:
         """Write one result; yield what it counts as."""
         # First what is beside the photo: who finds the record must find that as well.
@@ -160,7 +161,7 @@ class Targets:
         write(results.record(result, self.form))
         if result.error is not None and self.form is results.Format.TEXT:
             speech.warn(f"error: {result.error}")
-        if result.error is None:
+        if result.error is None and done is not None:
             done.add(Path(result.path))
         yield "captioned" if result.error is None else "failed"
 

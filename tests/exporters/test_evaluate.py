@@ -279,7 +279,7 @@ def test_the_command_has_a_line_for_each_choice(
     tiny_bundle: Path, corpus: Path, invoke, tmp_path: Path
 ) -> None:
     target = tmp_path / "figures.json"
-    arguments = ["evaluate", tiny_bundle, "--dataset", "folder", "--root", corpus, "--oracle"]
+    arguments = ["evaluate", tiny_bundle, "--dataset", f"folder:{corpus}", "--oracle"]
     chosen = ["--reranker", "none", "--reranker", "log-prob", "--tokeniser", "plain"]
     done = invoke(*arguments, *chosen, "--json", target)
     assert done.exit_code == 0, done.output
@@ -292,6 +292,12 @@ def test_the_command_has_a_line_for_each_choice(
     for row in figures["rows"]:
         assert row["reranker"] in done.stdout
         assert f"{row['measures']['CIDEr']:.3f}" in done.stdout
+
+
+def test_the_command_wants_one_folder(tiny_bundle: Path, corpus: Path, invoke) -> None:
+    for words in (["folder"], [f"folder:{corpus}", "--root", corpus]):
+        done = invoke("evaluate", tiny_bundle, "--dataset", *words)
+        assert isinstance(done.exception, UsageError)
 
 
 def test_without_java_the_command_says_so(

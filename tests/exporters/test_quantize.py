@@ -322,6 +322,8 @@ def test_the_command(cnn_bundle: Path, photos: list[Example], tmp_path: Path, in
         "exists already": [cnn_bundle, "-o", target, "--calibration", folder],
         "int8 already": [target, "-o", tmp_path / "b", "--calibration", folder],
         "photos are needed": [cnn_bundle, "-o", tmp_path / "b"],
+        "no folder": [cnn_bundle, "-o", tmp_path / "b", "--dataset", "folder"],
+        "no --dataset": [cnn_bundle, "-o", target, "--calibration", folder, "--root", folder],
         "limit must be": [cnn_bundle, "-o", tmp_path / "b", "--calibration", folder, "--limit", 0],
     }.items():
         refused = invoke("quantize", *arguments)
@@ -335,7 +337,7 @@ def test_the_command_with_a_data_set(
     corpus = photos[0].path.parent
     records = [{"file": one.path.name, "captions": one.captions, "split": "dev"} for one in photos]
     (corpus / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
-    given = ["--dataset", "folder", "--root", corpus, "--limit", 4]
+    given = ["--dataset", f"folder:{corpus}", "--limit", 4]
     done = invoke("quantize", cnn_bundle, "-o", tmp_path / "int8", *given)
     assert done.exit_code == 0, done.output
     assert "CIDEr" in done.stdout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrnn_exporters.commands import DATASETS
+from mrnn_exporters.commands import DATASETS, data_sets
 
 if TYPE_CHECKING:
     from mrnn_exporters.evaluate import Report, Row
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The \b keeps the lines apart.
 EXAMPLES = """\b
-mrnn evaluate flickr8k --dataset flickr8k --root DIR
+mrnn evaluate flickr8k --dataset flickr8k:DIR
 mrnn evaluate BUNDLE --dataset folder --root DIR --decoder greedy --json greedy.json
 mrnn evaluate BUNDLE --dataset flickr8k --root DIR --beam-size 10 --reranker none \\
   --reranker consensus-cider --oracle
@@ -32,10 +32,14 @@ def evaluate(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or an installed model.")
     ],
-    dataset: Annotated[str, typer.Option(metavar="NAME", help=f"{DATASETS}.")],
-    root: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+    dataset: Annotated[
+        str,
+        typer.Option(metavar="NAME:DIR", help=f"{DATASETS}, and the folder of its own files."),
     ],
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "test",
     task: Annotated[
         str,
@@ -125,6 +129,7 @@ def evaluate(
 
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"{json_file.parent}: no such folder", hint="choose another --json")
+    ((dataset, folder),) = data_sets([dataset], [root] if root else [])
     name = Path(bundle).resolve().name
     shared = {"--split": split, "--task": task if task == "retrieval" else None, "--limit": limit}
     generation = {
@@ -160,7 +165,7 @@ def evaluate(
         report = retrieve(
             bundle,
             dataset=dataset,
-            root=root,
+            root=Path(folder),
             cache=cache or cache_folder(),
             split=split,
             background=BACKGROUND if background is None else background,
@@ -180,7 +185,7 @@ def evaluate(
         report = run(
             bundle,
             dataset=dataset,
-            root=root,
+            root=Path(folder),
             split=split,
             search=SearchOptions(
                 decoder=decoder,

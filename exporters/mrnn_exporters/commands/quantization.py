@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mrnn_exporters.commands import DATASETS
+from mrnn_exporters.commands import DATASETS, data_sets
 
 EXAMPLES = """\b
-mrnn quantize flickr8k -o flickr8k-int8 --dataset flickr8k --root DIR
+mrnn quantize flickr8k -o flickr8k-int8 --dataset flickr8k:DIR
 mrnn quantize BUNDLE -o DIR --calibration photos/
 """
 
@@ -26,10 +26,14 @@ def quantize(
         Path | None, typer.Option(metavar="DIR", help="Photos of the kind that it will see.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Or those of a data set: {DATASETS}.")
+        str | None,
+        typer.Option(
+            metavar="NAME:DIR", help=f"Or those of a data set: {DATASETS}, and its folder."
+        ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of the data set's own files.")
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of a --dataset that is a NAME alone."),
     ] = None,
     split: Annotated[str, typer.Option(metavar="train|dev|test", help="Which part.")] = "dev",
     limit: Annotated[int, typer.Option(metavar="N", help="Take so many of the photos.")] = 200,
@@ -52,15 +56,17 @@ def quantize(
     from mrnn_runtime import UsageError
     from mrnn_runtime.build import find_images
 
-    if (calibration is None) == (dataset is None) or (dataset is None) != (root is None):
+    if (calibration is None) == (dataset is None):
         raise UsageError(
             "photos are needed, of one source",
-            hint="give --calibration DIR, or --dataset NAME and --root DIR",
+            hint="give --calibration DIR, or --dataset NAME:DIR",
         )
     if limit < 1:
         raise UsageError(f"limit must be at least 1, not {limit}")
-    if dataset is not None and root is not None:
-        examples = datasets.read(dataset, root, split)
+    sets = data_sets([dataset] if dataset else [], [root] if root else [])
+    if sets:
+        ((source, folder),) = sets
+        examples = datasets.read(source, folder, split)
     else:
         examples = [Example(path, ()) for path in find_images([calibration or Path()])]
     examples = examples[:: max(1, len(examples) // limit)][:limit]

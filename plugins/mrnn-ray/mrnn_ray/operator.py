@@ -9,6 +9,7 @@ from ray.data import ActorPoolStrategy
 
 from mrnn_ray import photos
 from mrnn_ray.recipe import Recipe
+from mrnn_ray.records import SCHEMA
 from mrnn_runtime import DecodeChanges, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def caption_dataset(
 
     The rows keep their columns, without the one that holds bytes, and get those of
     ``Caption.record()`` and ``error``: a photo that cannot be read is a row as well. Nothing runs
-    before the Dataset is consumed.
+    before the Dataset is consumed. Then a Dataset that has no photos in ``column``, or a column
+    such as ``caption`` already, is refused: a UsageError inside of Ray's own error.
 
     Args:
         dataset: the photos.
@@ -105,6 +107,12 @@ class CaptionRows:
             raise UsageError(
                 f"the dataset has no column {self._column!r}",
                 hint=f"name one of {', '.join(batch.column_names)}",
+            )
+        own = {*SCHEMA.names} - {self._column, self._name}
+        if taken := [one for one in batch.column_names if one in own]:
+            raise UsageError(
+                f"the dataset has a column {taken[0]!r} already, which captioning would replace",
+                hint="rename_columns() of the dataset gives it another name",
             )
         captions = self._captions(list(self._photos(batch)))
         if not _is_text(batch.schema.field(self._column).type):

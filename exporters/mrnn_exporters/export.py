@@ -174,6 +174,10 @@ def _manifest(
 def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
     """What can be said of a model without knowing what it is for."""
     config, facts = trained.config, trained.facts
+    if averaged := facts.get("averaged"):
+        training = f"the mean of its weights and of those of {', '.join(averaged)}"
+    else:
+        training = f"{facts['epochs']} epochs, best dev perplexity {facts['dev_perplexity']}"
     return "\n".join(
         [
             f"# {name}",
@@ -185,7 +189,7 @@ def _bare_card(trained: Run, name: str, licence: str, summary: str) -> str:
             f" training photos, {facts['captions']['train']} captions",
             f"- net: {config.cell}, {facts['parameters']:,} parameters, {facts['vocabulary_size']}"
             f" words and special tokens, on {config.backbone} features ({facts['weights_id']})",
-            f"- training: {facts['epochs']} epochs, best dev perplexity {facts['dev_perplexity']}",
+            f"- training: {training}",
             "",
         ]
     )

@@ -41,7 +41,7 @@ def mrnn_cells() -> list[Component]:
 
 @hookimpl
 def mrnn_commands(app: typer.Typer) -> None:
-    """Register train, export, evaluate, calibrate, quantize, flatten and index."""
+    """Register train, average, export, evaluate, calibrate, quantize, flatten and index."""
     import typer
 
     from mrnn_exporters.commands import (
@@ -54,6 +54,7 @@ def mrnn_commands(app: typer.Typer) -> None:
     )
 
     app.command()(training.train)
+    app.command()(training.average)
     app.command()(training.export)
     app.command(epilog=evaluation.EXAMPLES)(evaluation.evaluate)
     app.command(epilog=calibration.EXAMPLES)(calibration.calibrate)

@@ -15,10 +15,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from mrnn_exporters import datasets, export, flatten, parity, quantize, retrieval, train
+from mrnn_exporters import (
+    averaging,
+    datasets,
+    export,
+    flatten,
+    parity,
+    plugin,
+    quantize,
+    retrieval,
+    train,
+)
 from mrnn_exporters.nets import pack
 from mrnn_exporters.runs import Run, TrainConfig, build_backbone
 from mrnn_exporters.starts import open_start
@@ -636,3 +648,41 @@ def test_a_cell_that_fails_at_export_is_named_and_leaves_nothing(
     with pytest.raises(PluginError, match=message):
         export.run(folder, tmp_path / "b", name="b")
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_run_and_what_it_started_from_have_a_mean(
+    trained: Run, exported: Path, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    further = replace(config, start=str(trained.folder), epochs=1)
+    run = train.run(further, tmp_path / "further", cache=cache)
+    mean = averaging.average(run.folder, [str(trained.folder)], tmp_path / "mean")
+    ends = [one.cell().state_dict() for one in (trained, run)]
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    for name, weights in mean.cell().state_dict().items():
+        torch.testing.assert_close(weights, (ends[0][name] + ends[1][name]) / 2)
+    export.run(mean.folder, tmp_path / "bundle", name="mean")
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"the mean of its weights and of those of {trained.folder.name}" in card
+    assert open_start(str(tmp_path / "bundle")).weights_id == trained.facts["weights_id"]
+    # A bundle has rounded weights, in other layers that are the same function.
+    app = typer.Typer()
+    plugin.mrnn_commands(app)
+    words = ["average", run.folder, trained.folder, exported, "-o", tmp_path / "three"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert Run.open(tmp_path / "three").facts["averaged"] == [trained.folder.name, exported.name]
+
+
+def test_nets_without_a_mean_are_refused(
+    trained: Run, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    other = train.run(replace(config, cell="gru", epochs=1), tmp_path / "gru", cache=cache)
+    rarer = train.run(replace(config, min_count=15, epochs=1), tmp_path / "rarer", cache=cache)
+    for run, words in ((other, "its cell differ"), (rarer, "its words differ")):
+        with pytest.raises(UsageError, match=words):
+            averaging.average(trained.folder, [str(run.folder)], tmp_path / "mean")
+    with pytest.raises(UsageError, match="no finished run"):
+        averaging.average(tmp_path, [str(trained.folder)], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+    with pytest.raises(UsageError, match="exists already"):
+        averaging.average(trained.folder, [str(trained.folder)], other.folder)

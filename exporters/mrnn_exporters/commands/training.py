@@ -190,6 +190,27 @@ def train(
     )
 
 
+def average(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of mrnn train.")],
+    others: Annotated[
+        list[str],
+        typer.Argument(metavar="OTHER...", help="Runs, bundles or installed models of its net."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The new run's folder.")
+    ],
+) -> None:
+    """Take the mean of the weights of a run and of others, such as what it started from.
+
+    The new run is exported as any other. Nets that were trained apart from the first step on have
+    no mean worth having.
+    """
+    from mrnn_exporters import averaging
+
+    averaged = averaging.average(run, others, output)
+    typer.echo(f"{averaged.folder}: the mean of {1 + len(others)} nets")
+
+
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of mrnn train.")],
     output: Annotated[

@@ -62,7 +62,7 @@ def average(source: Path, others: Sequence[str], output: Path) -> Run:
     with new_folder(output) as folder:
         shutil.copyfile(first.tokenizer, folder / "tokenizer.json")
         Run(folder, run.config, facts).save(net)
-    return Run.open(output)
+    return Run(output, run.config, facts)
 
 
 def _expect(part: Start, first: Start) -> None:
@@ -71,19 +71,17 @@ def _expect(part: Start, first: Start) -> None:
     Raises:
         UsageError: that.
     """
-    vocabularies = [Tokenizer.from_file(str(one.tokenizer)).get_vocab() for one in (part, first)]
-    for what, theirs, ours in (
-        ("cell", part.config["cell"], first.config["cell"]),
-        ("sizes", part.config["sizes"] | {"dropout": 0}, first.config["sizes"] | {"dropout": 0}),
-        ("features", part.weights_id, first.weights_id),
-        ("words", *vocabularies),
-    ):
-        if theirs != ours:
-            raise UsageError(
-                f"{part.name} cannot be averaged with {first.name}: its {what} differ",
-                hint="average nets that were trained on from one another",
-            )
-    if part.config["finetune"] or first.config["finetune"]:
+    config = first.config
+    what = part.differs(config["cell"], config["sizes"], first.weights_id)
+    words = [Tokenizer.from_file(str(one.tokenizer)).get_vocab() for one in (part, first)]
+    if not what and words[0] != words[1]:
+        what = "words"
+    if what:
+        raise UsageError(
+            f"{part.name} cannot be averaged with {first.name}: its {what} differ",
+            hint="average nets that were trained on from one another",
+        )
+    if part.config["finetune"] or config["finetune"]:
         raise UsageError(
             "nets with trained stages of a CNN cannot be averaged",
             hint="average those that were trained without --finetune",

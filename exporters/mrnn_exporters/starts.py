@@ -41,6 +41,16 @@ class Start:
     tokenizer: Path
     source: Run | Bundle
 
+    def differs(self, cell: str, sizes: Mapping[str, Any], weights_id: str) -> str:
+        """Name what another net has otherwise: cell, sizes (but dropout) or features; else ""."""
+        sized = [dict(one) | {"dropout": 0} for one in (self.config["sizes"], sizes)]
+        pairs = {
+            "cell": (self.config["cell"], cell),
+            "sizes": sized,
+            "features": (self.weights_id, weights_id),
+        }
+        return next((what for what, (ours, theirs) in pairs.items() if ours != theirs), "")
+
     def fill(self, net: Cell, tail: nn.Module | None = None) -> None:
         """Give a net of the same cell and sizes the weights, and the CNN's last stages theirs.
 

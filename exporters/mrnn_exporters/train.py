@@ -431,18 +431,15 @@ def _expect(start: Start, config: TrainConfig, backbone: Backbone) -> None:
     Raises:
         UsageError: that one has another cell, other sizes or features.
     """
-    for what, theirs, ours in (
-        ("cell", start.config["cell"], config.cell),
-        ("sizes", start.config["sizes"] | {"dropout": 0}, config.sizes | {"dropout": 0}),
-        ("features", start.weights_id, backbone.weights_id),
-        ("CNN's trained stages", start.config["finetune"] or config.finetune, config.finetune),
-    ):
-        if theirs != ours:
-            raise UsageError(
-                f"{start.name} cannot be started from: its {what} differ from this run's",
-                hint="leave out --cell, --size, --backbone, --weights and --finetune: they are its"
-                " own then",
-            )
+    what = start.differs(config.cell, config.sizes, backbone.weights_id)
+    if not what and start.config["finetune"] not in (0, config.finetune):
+        what = "CNN's trained stages"
+    if what:
+        raise UsageError(
+            f"{start.name} cannot be started from: its {what} differ from this run's",
+            hint="leave out --cell, --size, --backbone, --weights and --finetune: they are its own"
+            " then",
+        )
 
 
 def _is_main() -> bool:

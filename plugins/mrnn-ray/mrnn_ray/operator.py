@@ -9,7 +9,6 @@ from ray.data import ActorPoolStrategy
 
 from mrnn_ray import photos
 from mrnn_ray.recipe import Recipe
-from mrnn_ray.records import SCHEMA
 from mrnn_runtime import DecodeChanges, UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def caption_dataset(
 
     The rows keep their columns, without the one that holds bytes, and get those of
     ``Caption.record()`` and ``error``: a photo that cannot be read is a row as well. Nothing runs
-    before the Dataset is consumed. Then a Dataset that has no photos in ``column``, or a column
-    such as ``caption`` already, is refused: a UsageError inside of Ray's own error.
+    before the Dataset is consumed. One without ``column``, or with a column that would be replaced,
+    such as ``caption``, is refused then: a UsageError inside of Ray's own error.
 
     Args:
         dataset: the photos.
@@ -100,6 +99,7 @@ class CaptionRows:
         """Load the model."""
         self._captions = recipe.open()
         self._column, self._name = column, name
+        self._own = {*self._captions(()).column_names} - {column, name}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Caption a batch."""
@@ -108,8 +108,7 @@ class CaptionRows:
                 f"the dataset has no column {self._column!r}",
                 hint=f"name one of {', '.join(batch.column_names)}",
             )
-        own = {*SCHEMA.names} - {self._column, self._name}
-        if taken := [one for one in batch.column_names if one in own]:
+        if taken := [one for one in batch.column_names if one in self._own]:
             raise UsageError(
                 f"the dataset has a column {taken[0]!r} already, which captioning would replace",
                 hint="rename_columns() of the dataset gives it another name",

@@ -16,11 +16,13 @@ from mrnn_runtime import UsageError
 @pytest.fixture(scope="module")
 def work(tiny_bundle: Path) -> CaptionRows:
     return CaptionRows(
-        recipe=Recipe(model=str(tiny_bundle), provider="cpu", cpus=1), column="bytes", name="path"
+        recipe=Recipe(model=str(tiny_bundle), provider="cpu", vectors=True),
+        column="bytes",
+        name="path",
     )
 
 
-@pytest.mark.parametrize("column", ["caption", "model", "error"])
+@pytest.mark.parametrize("column", ["caption", "error", "reference_feature"])
 def test_no_column_of_the_dataset_is_replaced(work: CaptionRows, photos: Path, column: str) -> None:
     photo = (photos / "more" / "01.png").read_bytes()
     rows = pa.table({"path": ["a"], "bytes": [photo], column: ["what a person wrote"]})
